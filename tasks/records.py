@@ -1,0 +1,238 @@
+"""What each stage leaves behind: one small JSON file, written last. Its presence means that the stage finished.
+
+On disk a record is DVC's metric, in a flow it is the task's return value. Only relative paths, hashes and small numbers.
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.errors import StageInputError
+from tasks.files import write_json
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def write(self, path: Path) -> Self:
+        """Write atomically and return itself, so that a stage ends with `return Record(...).write(path)`."""
+        write_json(path, self.model_dump(mode="json"))
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a record of this type.
+
+        Raises:
+            StageInputError: the file is missing or is not such a record.
+        """
+        stage = path.stem
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise StageInputError(f"{path}: missing, so the stage {stage} has not finished; run `dvc repro` or `refit run`") from None
+        except ValidationError as error:
+            raise StageInputError(
+                f"{path}: not a {cls.__name__} ({error.error_count()} faults, first: {error.errors()[0]['msg']}); run the stage {stage} again"
+            ) from None
+
+    def summary(self) -> str:
+        """One line for the log."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class Environment(Record):
+    """Where something was computed."""
+
+    python: str
+    platform: str
+    device: str
+    threads: int
+    git_commit: str | None
+    packages: dict[str, str]
+
+
+class BaseModelRecord(Record):
+    """Of `base`: the model that training starts from, as safetensors with tokenizer and chat template in data/base."""
+
+    source: str
+    digest: str
+    files: dict[str, str]
+    n_parameters: int
+
+    def summary(self) -> str:
+        return f"base model {self.source}: {self.n_parameters:,} parameters, digest {self.digest[:12]}"
+
+
+class ExpectationResult(Record):
+    """One Great Expectations result in short."""
+
+    expectation: str
+    column: str | None
+    success: bool
+    severity: str
+    unexpected_count: int | None
+    detail: str
+
+
+class ValidationReport(Record):
+    """Of `validate`. n_raw = n_accepted + n_quarantined = sum over reasons + n_accepted."""
+
+    raw_files: dict[str, str]
+    n_raw: int
+    n_accepted: int
+    n_quarantined: int
+    reasons: dict[str, int]
+    expectations: list[ExpectationResult]
+    accepted_sha256: str
+    quarantine_sha256: str
+
+    def summary(self) -> str:
+        return f"{self.n_raw} raw rows: {self.n_accepted} accepted, {self.n_quarantined} quarantined ({len(self.reasons)} reasons)"
+
+
+class SplitStatistics(Record):
+    """Of one split; tokens with the base model's tokenizer and chat template."""
+
+    rows: int
+    messages: int
+    tokens: int
+    supervised_tokens: int
+    max_tokens: int
+
+
+class PreparedDataset(Record):
+    """Of `prepare`. n_accepted = rows of the three splits + n_duplicates."""
+
+    accepted_sha256: str
+    tokenizer_digest: str
+    n_accepted: int
+    n_duplicates: int
+    splits: dict[str, SplitStatistics]
+    files: dict[str, str]
+
+    def summary(self) -> str:
+        splits = ", ".join(f"{name} {split.rows}" for name, split in self.splits.items())
+        return f"{self.n_accepted} accepted rows: {splits}, {self.n_duplicates} duplicates dropped"
+
+
+class TrainedModel(Record):
+    """Of `train`: the merged model in data/model, the exact bytes that would be published."""
+
+    digest: str
+    base_digest: str
+    train_sha256: str
+    method: str
+    dtype: str
+    n_parameters: int
+    n_trainable: int
+    steps: int
+    epochs: float
+    tokens_seen: int
+    train_loss: float
+    eval_loss_before: float
+    eval_loss_after: float
+    seconds: float
+    environment: Environment
+
+    def summary(self) -> str:
+        return (
+            f"trained {self.steps} steps ({self.method}, {self.dtype}) in {self.seconds:.0f} s: "
+            f"eval loss {self.eval_loss_before:.3f} -> {self.eval_loss_after:.3f}, digest {self.digest[:12]}"
+        )
+
+
+class ChampionRecord(Record):
+    """Of `champion`: the published version that the candidate would replace; version and digest are None if there is none."""
+
+    registry: str
+    version: str | None
+    digest: str | None
+
+    def summary(self) -> str:
+        return f"champion {self.version or 'none yet'} of {self.registry}"
+
+
+class Metric(Record):
+    """A number with its conditions; `stderr` is that of the mean over items."""
+
+    suite: Literal["target", "general"]
+    task: str
+    metric: str
+    value: float
+    stderr: float
+    n: int
+    higher_is_better: bool
+
+
+class EvalReport(Record):
+    """Of `evaluate@ROLE`. `model_digest` is None, and nothing is scored, where there is no champion yet."""
+
+    role: Literal["base", "champion", "candidate"]
+    model_digest: str | None
+    items_sha256: str | None
+    scores_sha256: str | None
+    dtype: str | None
+    metrics: list[Metric]
+    environment: Environment
+
+    def value(self, suite: str, task: str, metric: str) -> float | None:
+        """Mean of one metric, None if it was not computed."""
+        return next((m.value for m in self.metrics if (m.suite, m.task, m.metric) == (suite, task, metric)), None)
+
+    def summary(self) -> str:
+        if self.model_digest is None:
+            return f"{self.role}: none yet, nothing to score"
+        return f"{self.role}: " + ", ".join(f"{m.task}/{m.metric} {m.value:.3f}" for m in self.metrics)
+
+
+class RuleResult(Record):
+    """One rule of the gate: what was measured, what was wanted, and the verdict with its reason in words.
+
+    `value` is the point estimate, `lower` its one-sided lower bound (None where the rule needs none), `n` the items.
+    """
+
+    rule: str
+    verdict: Verdict
+    value: float | None
+    lower: float | None
+    threshold: float | None
+    n: int
+    reason: str
+
+
+class GateDecision(Record):
+    """Of `gate`: PASS only if every rule passes; FAIL if one fails; else INCONCLUSIVE."""
+
+    verdict: Verdict
+    rules: list[RuleResult]
+    candidate_digest: str
+    base_digest: str
+    champion_version: str | None
+    champion_digest: str | None
+    items_sha256: str
+
+    def reasons(self) -> list[str]:
+        """The reasons of every rule that did not pass."""
+        return [f"{rule.rule}: {rule.reason}" for rule in self.rules if rule.verdict != "PASS"]
+
+    def summary(self) -> str:
+        return f"gate {self.verdict}" + "".join(f"\n  {reason}" for reason in self.reasons())
+
+
+class PushReceipt(Record):
+    """Of `push`. `published` is False where this very model was the champion already."""
+
+    registry: str
+    version: str
+    digest: str
+    previous_version: str | None
+    published: bool
+
+    def summary(self) -> str:
+        return f"{'published' if self.published else 'already published'} {self.version} ({self.digest[:12]}) to {self.registry}"
