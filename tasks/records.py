@@ -35,10 +35,13 @@ class Record(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise StageInputError(f"{path}: missing, so the stage {stage} has not finished; run `dvc repro` or `refit run`") from None
+            raise StageInputError(
+                f"{path}: missing, so the stage {stage} has not finished; run `dvc repro` or `refit run`"
+            ) from None
         except ValidationError as error:
             raise StageInputError(
-                f"{path}: not a {cls.__name__} ({error.error_count()} faults, first: {error.errors()[0]['msg']}); run the stage {stage} again"
+                f"{path}: not a {cls.__name__} ({error.error_count()} faults, first: {error.errors()[0]['msg']}); "
+                f"run the stage {stage} again"
             ) from None
 
     def summary(self) -> str:
@@ -93,7 +96,9 @@ class ValidationReport(Record):
     quarantine_sha256: str
 
     def summary(self) -> str:
-        return f"{self.n_raw} raw rows: {self.n_accepted} accepted, {self.n_quarantined} quarantined ({len(self.reasons)} reasons)"
+        return (
+            f"{self.n_raw} raw rows: {self.n_accepted} accepted, {self.n_quarantined} quarantined ({len(self.reasons)} reasons)"
+        )
 
 
 class SplitStatistics(Record):
@@ -133,7 +138,6 @@ class TrainedModel(Record):
     n_trainable: int
     steps: int
     epochs: float
-    tokens_seen: int
     train_loss: float
     eval_loss_before: float
     eval_loss_after: float

@@ -1,0 +1,44 @@
+# `make` alone lists the targets. Every target but help and clean installs first, if that is needed.
+
+PYTHON    ?= python3
+BIN       := .venv/bin
+INSTALLED := .venv/.installed
+TIERS     := unit integration e2e fault
+# Everything that can be made again. Not in here: params.yaml, data/raw, data/eval, and data/registry, which holds what was
+# published and nobody can train again to the same bytes; nor settings of yours (.env, .dvc/config.local).
+GENERATED := .venv build refit.egg-info .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis .dvc/cache .dvc/tmp \
+             data/base data/validated data/prepared data/model data/champion data/scores data/plots data/reports
+
+.DEFAULT_GOAL := help
+# One target after another, also under `make -j`: the tiers share the machine and the cheapest goes first.
+.NOTPARALLEL:
+.PHONY: help install run test $(TIERS:%=test-%) lint bench clean
+
+help: ## List the targets
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+install: $(INSTALLED) ## Make .venv with everything in it, if pyproject.toml or the constraints changed
+$(INSTALLED): pyproject.toml deployments/constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c deployments/constraints.txt -e ".[dev]"
+	@touch $@
+
+run: install ## Retrain once: validate, prepare, train, evaluate, gate, publish
+	$(BIN)/refit run
+
+test: $(TIERS:%=test-%) ## Run all tests: unit, integration, e2e, fault, one after another
+# pytest leaves with 5, which is a failure here, if a tier has no test.
+$(TIERS:%=test-%): test-%: install
+	$(BIN)/python -m pytest tests/$*
+
+lint: install ## Check style, format and types; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install ## Run the measurements of tests/benchmarks
+	@set -e; for file in tests/benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+clean: ## Remove .venv, caches and all DVC outputs; keeps params.yaml, raw data and the registry
+	rm -rf $(GENERATED)
+	find flows tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +

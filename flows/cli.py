@@ -1,0 +1,121 @@
+"""The command `refit`. Prefect is imported only when there is something to run."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tasks.decision_text import explain
+from tasks.errors import PipelineError
+from tasks.params import load_params, override
+from tasks.paths import Workspace
+from tasks.process import format_error
+from tasks.records import GateDecision
+
+EXIT_CODES = {"Published": 0, "Unchanged": 0, "Rejected": 3, "Inconclusive": 4}
+_EPILOG = """exit codes: 0 published or unchanged, 1 failure, 2 bad input (parameters, data, usage), 3 rejected by the gate,
+4 inconclusive (too few items to tell)"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except PipelineError as error:
+        print(format_error(error), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("refit: interrupted; run again to go on where it stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--workspace", type=Path, help="folder with params.yaml, dvc.yaml and data/ (default: found from here)")
+    common.add_argument("--json", action="store_true", help="print one JSON object on standard output; logs go to standard error")
+
+    parser = argparse.ArgumentParser(prog="refit", description="Retrain, judge and publish a fine-tuned model.", epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=f"refit {metadata.version('refit')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run", parents=[common], help="run the pipeline; stages whose inputs did not change are skipped", epilog=_EPILOG
+    )
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="section.key=value",
+        dest="settings",
+        help="write a value into params.yaml first",
+    )
+    run.set_defaults(command=_run)
+
+    status = commands.add_parser("status", parents=[common], help="what is up to date, the last decision, the champion")
+    status.set_defaults(command=_status)
+
+    gate = commands.add_parser("gate", help="the gate's decision").add_subparsers(required=True, metavar="COMMAND")
+    explained = gate.add_parser("explain", parents=[common], help="each rule with its value, bound, threshold and reason")
+    explained.set_defaults(command=_explain)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from flows.status import read_status
+
+    workspace = Workspace.find(arguments.workspace)
+    for change in override(workspace.params, arguments.settings):
+        print(f"params.yaml: {change}", file=sys.stderr)
+    status = read_status(workspace, load_params(workspace.params))
+    if status.settled:
+        assert status.decision is not None
+        last = f"the champion is {status.champion}" if status.published else f"the last decision was {status.decision.verdict}"
+        return _finish(arguments, "Unchanged", f"nothing changed since the last run; {last}")
+
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    from flows.console import run_in_process
+
+    name, message = run_in_process(workspace)
+    return _finish(arguments, name, message)
+
+
+def _finish(arguments: argparse.Namespace, name: str, message: str) -> int:
+    _show(arguments, {"state": name, "message": message}, f"{name}: {message}")
+    return EXIT_CODES[name]
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from flows.status import read_status
+    from tasks.repro import STAGES
+
+    workspace = Workspace.find(arguments.workspace)
+    status = read_status(workspace, load_params(workspace.params))
+    verdict = status.decision.verdict if status.decision else None
+    lines = [f"{stage:<20} {'to run' if stage in status.stale else 'up to date'}" for stage in STAGES]
+    lines.append(f"{'last decision':<20} {verdict or 'none yet'}")
+    lines.append(f"{'champion':<20} {status.champion or 'none yet'}{' (this candidate)' if status.published else ''}")
+    value = {"stale": status.stale, "decision": verdict, "champion": status.champion, "candidate_is_champion": status.published}
+    _show(arguments, value, "\n".join(lines))
+    return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    workspace = Workspace.find(arguments.workspace)
+    decision = GateDecision.read(workspace.record("gate"))
+    _show(arguments, decision.model_dump(mode="json"), explain(decision))
+    return 0
+
+
+def _show(arguments: argparse.Namespace, value: dict[str, Any], text: str) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False) if arguments.json else text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Records as artifacts of the dashboard, and the named states that a run ends in."""
+
+import base64
+import re
+import time
+from collections.abc import Callable
+from functools import singledispatch
+from typing import Any
+from uuid import UUID
+
+from prefect import State
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.states import Completed
+
+from tasks.decision_text import markdown
+from tasks.paths import Workspace
+from tasks.pictures import curves_svg, read_curve
+from tasks.records import EvalReport, GateDecision, PreparedDataset, PushReceipt, Record, TrainedModel, ValidationReport
+
+_STATE_NAMES = {"PASS": "Published", "FAIL": "Rejected", "INCONCLUSIVE": "Inconclusive"}
+_STEP = re.compile(r"step (\d+)/(\d+) ")
+
+
+def final_state(decision: GateDecision, receipt: PushReceipt | None) -> State[Any]:
+    """The named state of a run: a refused candidate is a result, so every one of them is Completed."""
+    if receipt is None:
+        return Completed(name=_STATE_NAMES[decision.verdict], message="; ".join(decision.reasons()))
+    if receipt.published:
+        return Completed(name="Published", message=receipt.summary())
+    return Completed(name="Unchanged", message=receipt.summary())
+
+
+def report_parameters(workspace: Workspace) -> None:
+    """Show the values that this run really uses."""
+    create_markdown_artifact(key="parameters", markdown=f"```yaml\n{workspace.params.read_text(encoding='utf-8')}\n```")
+
+
+def report(stage: str, record: Record, workspace: Workspace) -> None:
+    """Publish the artifacts of a stage: one line for any, a table or picture where there is more to see."""
+    key = stage.replace("@", "-")
+    create_markdown_artifact(key=key, markdown=record.summary(), description=f"Result of {stage}")
+    _details(record, key, workspace)
+
+
+@singledispatch
+def _details(record: Record, key: str, workspace: Workspace) -> None:
+    """Nothing more for most records."""
+
+
+@_details.register
+def _(record: ValidationReport, key: str, workspace: Workspace) -> None:
+    reasons = [{"reason": reason, "rows": count} for reason, count in sorted(record.reasons.items(), key=lambda item: -item[1])]
+    create_table_artifact(
+        key="quarantine", table=reasons, description=f"Quarantined rows: {workspace.relative(workspace.quarantine)}"
+    )
+    rows = [result.model_dump(mode="json") for result in record.expectations]
+    create_table_artifact(key="expectations", table=rows, description=f"Data Docs: {workspace.relative(workspace.data_docs)}")
+
+
+@_details.register
+def _(record: PreparedDataset, key: str, workspace: Workspace) -> None:
+    rows = [{"split": name, **split.model_dump(mode="json")} for name, split in record.splits.items()]
+    create_table_artifact(key="splits", table=rows, description="Rows and tokens of each split")
+
+
+@_details.register
+def _(record: TrainedModel, key: str, workspace: Workspace) -> None:
+    curves = {"train loss": read_curve(workspace.plots / "train.csv"), "eval loss": read_curve(workspace.plots / "eval.csv")}
+    picture = base64.b64encode(curves_svg(curves, "step").encode()).decode()
+    create_image_artifact(key="loss", image_url=f"data:image/svg+xml;base64,{picture}", description="Loss by optimizer step")
+
+
+@_details.register
+def _(record: EvalReport, key: str, workspace: Workspace) -> None:
+    rows = [metric.model_dump(mode="json") for metric in record.metrics]
+    create_table_artifact(key=f"scores-{record.role}", table=rows, description=f"Scores of the {record.role} model")
+
+
+@_details.register
+def _(record: GateDecision, key: str, workspace: Workspace) -> None:
+    create_markdown_artifact(key="decision", markdown=markdown(record), description=f"The gate's decision: {record.verdict}")
+
+
+class TrainingProgress:
+    """Passes a training's output on to the log and keeps a progress artifact up to date, at most once a second."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
+        self._artifact: UUID | None = None
+        self._updated = 0.0
+
+    def __call__(self, line: str) -> None:
+        self._log(line)
+        if found := _STEP.match(line):
+            done, total = int(found[1]), int(found[2])
+            if done == total or time.monotonic() - self._updated >= 1:
+                self._update(100 * done / total)
+
+    def _update(self, percent: float) -> None:
+        self._updated = time.monotonic()
+        if self._artifact is None:
+            created = create_progress_artifact(progress=percent, key="training", description="Optimizer steps done")
+            self._artifact = created if isinstance(created, UUID) else UUID(str(created))
+        else:
+            update_progress_artifact(self._artifact, progress=percent)

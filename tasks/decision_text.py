@@ -1,0 +1,56 @@
+"""A gate decision for people: plain text for a terminal, Markdown for the dashboard and the model card."""
+
+from tasks.records import GateDecision, RuleResult
+
+_HEADLINES = {
+    "PASS": "PASS: every rule passed, the candidate may be published",
+    "FAIL": "FAIL: the candidate is not to be published",
+    "INCONCLUSIVE": "INCONCLUSIVE: too few items to tell; add items rather than train again",
+}
+_HEADERS = ("rule", "verdict", "measured", "lower bound", "wanted", "items")
+_SMOKE = "smoke/"
+_ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;"} | {character: f"\\{character}" for character in "\\`|*_[]"})
+
+
+def explain(decision: GateDecision) -> str:
+    """The decision as a table in plain text, each rule's reason in words below it; ends without a newline."""
+    table = [_HEADERS, *(_cells(rule) for rule in decision.rules)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(_HEADERS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    reasons = [f"{rule.rule}: {rule.reason}" for rule in decision.rules]
+    return "\n".join([_HEADLINES[decision.verdict], *_models(decision), "", *lines, "", *reasons])
+
+
+def markdown(decision: GateDecision) -> str:
+    """The decision as a Markdown table, one row a rule; names and reasons cannot break out of their cell."""
+    rows = [(*_cells(rule), rule.reason) for rule in decision.rules]
+    lines = ["| " + " | ".join(_escape(cell) for cell in row) + " |" for row in [(*_HEADERS, "reason"), *rows]]
+    lines.insert(1, "|" + " --- |" * (len(_HEADERS) + 1))
+    models = [f"- {_escape(line)}" for line in _models(decision)]
+    return "\n".join([f"**{_HEADLINES[decision.verdict]}**", "", *models, "", *lines])
+
+
+def _models(decision: GateDecision) -> list[str]:
+    champion = "none yet, so that rule was not needed"
+    if decision.champion_digest is not None:
+        champion = f"{decision.champion_version or 'unnamed'} ({decision.champion_digest[:12]})"
+    return [
+        f"candidate {decision.candidate_digest[:12]}",
+        f"base {decision.base_digest[:12]}",
+        f"champion {champion}",
+        f"items {decision.items_sha256[:12]}",
+    ]
+
+
+def _cells(rule: RuleResult) -> tuple[str, ...]:
+    """Figures in percentage points, as the reasons give them where the metric is a share; `smoke` rules are rates in percent."""
+    unit, sign = ("%", "") if rule.rule.startswith(_SMOKE) else ("pp", "+")
+    figures = ("" if figure is None else f"{figure * 100 + 0.0:{sign}.1f} {unit}" for figure in (rule.value, rule.lower))
+    relation = ">=" if rule.rule.startswith(_SMOKE) else ">"
+    wanted = "" if rule.threshold is None else f"{relation} {rule.threshold * 100 + 0.0:{sign}.1f} {unit}"
+    return (rule.rule, rule.verdict, *figures, wanted, f"{rule.n}")
+
+
+def _escape(text: str) -> str:
+    return " ".join(text.split()).translate(_ESCAPES)

@@ -1,0 +1,221 @@
+"""The expectations on the accepted conversations as a whole: the only module that imports Great Expectations.
+
+It sees one narrow frame of scalars, a row a conversation. Severity `critical` refuses the data, `warning` is only reported.
+"""
+
+import html
+import os
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.files import write_atomic
+from tasks.guidelines import Policy
+from tasks.params import Guidelines, Validate
+from tasks.records import ExpectationResult
+
+if TYPE_CHECKING:
+    from great_expectations import ExpectationSuite
+    from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
+
+FEATURES = (
+    "id",
+    "source",
+    "topic",
+    "category",
+    "priority",
+    "roles",
+    "last_role",
+    "n_messages",
+    "n_user_turns",
+    "n_tokens",
+    "reply_words",
+    "quarantined_share",
+)
+ROLES_PATTERN = r"^(?:system\|)?user\|assistant(?:\|user\|assistant)*$"
+
+
+def check(
+    features: Mapping[str, Sequence[Any]], section: Validate, guidelines: Guidelines, policy: Policy, docs: Path
+) -> list[ExpectationResult]:
+    """Hold the frame against every expectation and write Data Docs, whole without a network, to `docs`/index.html.
+
+    Args:
+        features: One sequence for each of FEATURES, all of one length; `quarantined_share` repeats the share of raw rows.
+
+    Returns:
+        One result for each expectation, sorted by expectation and column; one that raised is a failed one.
+    """
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    import great_expectations as gx
+    import pandas as pd
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    source = context.data_sources.add_pandas(f"refit-{uuid.uuid4().hex}")
+    definition = source.add_dataframe_asset("conversations").add_batch_definition_whole_dataframe("all")
+    batch = definition.get_batch({"dataframe": pd.DataFrame(features)})
+    outcome = batch.validate(
+        build_suite(section, guidelines, policy), result_format={"result_format": "BASIC", "exclude_unexpected_values": True}
+    )
+    for result in outcome.results:
+        result.result = {key: value.item() if hasattr(value, "item") else value for key, value in result.result.items()}
+    write_atomic(docs / "index.html", _data_docs(outcome).encode())
+    return sorted(map(_in_short, outcome.results), key=lambda result: (result.expectation, result.column or ""))
+
+
+def build_suite(section: Validate, guidelines: Guidelines, policy: Policy) -> "ExpectationSuite":
+    """The suite; every threshold is a parameter."""
+    import great_expectations as gx
+    import great_expectations.expectations as gxe
+
+    topics = sorted(policy.topics)
+    priorities = priorities_of(guidelines.reply_pattern)
+    return gx.ExpectationSuite(
+        name="conversations",
+        expectations=[
+            gxe.ExpectTableRowCountToBeBetween(min_value=section.min_accepted, severity="critical"),
+            gxe.ExpectColumnMaxToBeBetween(column="quarantined_share", max_value=section.max_quarantined, severity="critical"),
+            *(gxe.ExpectColumnValuesToNotBeNull(column=column, severity="critical") for column in FEATURES),
+            gxe.ExpectColumnValuesToBeUnique(column="source", severity="critical"),
+            gxe.ExpectColumnValuesToBeUnique(column="id", severity="warning"),
+            gxe.ExpectColumnValuesToMatchRegex(column="roles", regex=ROLES_PATTERN, severity="critical"),
+            gxe.ExpectColumnValuesToBeInSet(column="last_role", value_set=["assistant"], severity="critical"),
+            gxe.ExpectColumnValuesToBeBetween(column="n_messages", min_value=2, severity="critical"),
+            gxe.ExpectColumnValuesToBeBetween(column="n_user_turns", min_value=1, severity="critical"),
+            gxe.ExpectColumnValuesToBeBetween(column="n_tokens", min_value=1, max_value=section.max_length, severity="critical"),
+            gxe.ExpectColumnValuesToBeBetween(
+                column="reply_words", min_value=1, max_value=guidelines.max_words, severity="critical"
+            ),
+            gxe.ExpectColumnValuesToBeInSet(
+                column="category", value_set=sorted({topic.category for topic in policy.topics.values()}), severity="critical"
+            ),
+            *(
+                [gxe.ExpectColumnValuesToBeInSet(column="priority", value_set=priorities, severity="critical")]
+                if priorities
+                else []
+            ),
+            gxe.ExpectColumnValuesToBeInSet(column="topic", value_set=topics, severity="critical"),
+            gxe.ExpectColumnDistinctValuesToContainSet(column="topic", value_set=topics, severity="warning"),
+        ],
+    )
+
+
+def priorities_of(pattern: str) -> list[str]:
+    """The words that the group `priority` of a reply pattern lists; empty if it is not a plain list of words."""
+    match = re.search(r"\(\?P<priority>(\w+(?:\|\w+)*)\)", pattern)
+    return match[1].split("|") if match else []
+
+
+def _in_short(result: "ExpectationValidationResult") -> ExpectationResult:
+    config = result.expectation_config
+    assert config is not None, "a result of a suite carries its expectation"
+    kwargs = {key: value for key, value in config.kwargs.items() if key not in ("batch_id", "column") and value is not None}
+    wanted = ", ".join(f"{key} {_shown(value)}" for key, value in kwargs.items())
+    error = _exception(result.exception_info)
+    unexpected = result.result.get("unexpected_count")
+    if error:
+        found = f"not computed: {error}"
+    elif unexpected is not None:
+        found = f"{unexpected} of {result.result['element_count']} values unexpected"
+    elif missing := result.result.get("partial_missing_list"):
+        found = f"{result.result['missing_count']} missing: {_shown(missing)}"
+    else:
+        observed = result.result.get("observed_value")
+        found = "what was wanted" if observed is None else _shown(observed)
+    return ExpectationResult(
+        expectation=config.type,
+        column=config.kwargs.get("column"),
+        success=bool(result.success) and not error,
+        severity=getattr(config.severity, "value", str(config.severity)),
+        unexpected_count=None if unexpected is None else int(unexpected),
+        detail=f"found {found}" + (f", wanted {wanted}" if wanted else ""),
+    )
+
+
+def _exception(info: Any) -> str | None:
+    """First line of the exception; GX stores one flat entry, or one for each metric that raised."""
+    entries = [info] if "raised_exception" in (info or {}) else list((info or {}).values())
+    for entry in entries:
+        if entry.get("raised_exception"):
+            return str(entry.get("exception_message") or "unknown").splitlines()[0]
+    return None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 120 else text[:117] + "…"
+
+
+def _data_docs(outcome: "ExpectationSuiteValidationResult") -> str:
+    from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    page = DefaultJinjaPageView().render(ValidationResultsPageRenderer(run_info_at_end=False).render(outcome))
+    return make_offline(page, "Expectations on the accepted conversations")
+
+
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1c2630}
+h1{font-size:1.5rem}h4,h5{margin:1.2rem 0 .3rem}table{border-collapse:collapse;width:100%;margin:.3rem 0}
+th,td{border:1px solid #d5dbe1;padding:.35rem .6rem;text-align:left;vertical-align:top}th{background:#f3f5f7}
+code{font-size:.85em;white-space:pre-wrap;overflow-wrap:anywhere}.badge{background:#e8ecf0;border-radius:.3rem;padding:0 .35rem}
+.text-success{color:#17703a}.text-danger{color:#b3261e}.text-warning{color:#8a5a00}.fa-check-circle::before{content:"\\2713"}
+.fa-times::before{content:"\\2717"}.fa-exclamation-triangle::before{content:"\\26A0"}.fas{font-style:normal;font-weight:bold}
+@media(prefers-color-scheme:dark){body{background:#12181e;color:#dfe6ec}th{background:#1e2730}th,td{border-color:#3a4652}
+.badge{background:#2b3641}.text-success{color:#6fcf97}.text-danger{color:#ff8a80}.text-warning{color:#ffcc66}}"""
+
+
+def make_offline(page: str, title: str) -> str:
+    """A page of GX reduced to text and tables: no script, image, style, link or fold-out part is left of it."""
+    cleaner = _Cleaner()
+    cleaner.feed(page)
+    cleaner.close()
+    body = re.sub(r"\s*\n\s*", "\n", "".join(cleaner.parts))
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>{body}</body></html>\n"
+    )
+
+
+_TABLES = ("table", "thead", "tbody", "tr", "th", "td", "ul", "ol", "li")
+
+
+class _Cleaner(HTMLParser):
+    """Copies known harmless tags with their id and class, and text escaped anew; whatever else there is falls away."""
+
+    kept = ("h1", "h2", "h3", "h4", "h5", "h6", "p", "div", "span", "strong", "b", "em", "i", "code", "pre", "br", "hr", *_TABLES)
+    dropped = ("head", "script", "style", "nav", "svg", "button", "label", "select", "footer", "iframe", "object", "template")
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self.inside = ""
+        self.depth = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        classes = (given.get("class") or "").split()
+        unusable = "sticky" in classes or "collapse" in classes or given.get("data-toggle") == "collapse"
+        if self.inside:
+            self.depth += tag == self.inside
+        elif tag in self.dropped or unusable:
+            self.inside, self.depth = tag, 1
+        elif tag in self.kept:
+            shown = "".join(f' {key}="{html.escape(value)}"' for key, value in attrs if key in ("id", "class") and value)
+            self.parts.append(f"<{tag}{shown}>")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.inside:
+            self.depth -= tag == self.inside
+            self.inside = self.inside if self.depth else ""
+        elif tag in self.kept and tag not in ("br", "hr"):
+            self.parts.append(f"</{tag}>")
+
+    def handle_data(self, data: str) -> None:
+        if not self.inside:
+            self.parts.append(html.escape(data))

@@ -1,0 +1,69 @@
+"""Scores of single items as `evaluate` writes them and `gate` reads them: data/scores/ROLE/items.parquet."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import StageInputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TEXT_COLUMNS = ("suite", "task", "item", "cluster", "metric")
+COLUMNS = (*TEXT_COLUMNS, "higher_is_better", "value")
+
+Key = tuple[str, str, str]
+"""(suite, task, metric)"""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemScores:
+    """One metric of one task: parallel arrays, sorted by item, so that two models' scores are paired by position."""
+
+    items: "NDArray[Any]"
+    clusters: "NDArray[Any]"
+    values: "NDArray[Any]"
+    higher_is_better: bool
+
+    @classmethod
+    def of(cls, items: Any, clusters: Any, values: Any, higher_is_better: bool = True) -> "ItemScores":
+        """From parallel sequences in any order."""
+        import numpy as np
+
+        names, groups = np.asarray(items, dtype=str), np.asarray(clusters, dtype=str)
+        numbers = np.asarray(values, dtype=np.float64)
+        order = np.lexsort((numbers, groups, names))
+        return cls(names[order], groups[order], numbers[order], higher_is_better)
+
+
+Scores = dict[Key, ItemScores]
+"""Everything that was scored of one model; empty where there is no champion yet."""
+
+
+def read_scores(path: Path) -> Scores:
+    """Read items.parquet: one row for each (suite, task, item, metric), values as they are, NaN and duplicates included.
+
+    Raises:
+        StageInputError: the file is missing, lacks a column, has an empty name, or calls one metric both better and worse
+            when higher.
+    """
+    import pandas as pd
+
+    again = f"score this model again: `dvc repro --force --single-item evaluate@{path.parent.name}`"
+    try:
+        rows = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise StageInputError(f"{path}: missing; {again}") from None
+    except (OSError, ValueError) as error:
+        raise StageInputError(f"{path}: not a Parquet file ({' '.join(str(error).split())}); {again}") from None
+    if missing := [name for name in COLUMNS if name not in rows.columns]:
+        raise StageInputError(f"{path}: lacks the columns {', '.join(missing)}; {again}")
+    if rows[[*TEXT_COLUMNS, "higher_is_better"]].isna().any(axis=None):
+        raise StageInputError(f"{path}: a name or higher_is_better is empty; {again}")
+    scores: Scores = {}
+    for (suite, task, metric), group in rows.groupby(["suite", "task", "metric"], sort=True):
+        if group["higher_is_better"].nunique() != 1:
+            raise StageInputError(f"{path}: {suite}/{task}/{metric} is both better and worse when higher; {again}")
+        better = bool(group["higher_is_better"].iloc[0])
+        scores[str(suite), str(task), str(metric)] = ItemScores.of(group["item"], group["cluster"], group["value"], better)
+    return scores

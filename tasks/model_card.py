@@ -1,0 +1,170 @@
+"""The model card: README.md of a published version. Pure: facts in, Markdown out.
+
+Values that come from data or parameters are shown as code, so that nothing in them is read as Markdown, HTML or YAML.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from tasks.params import FolderBase, HubBase, Train, WheelBase
+from tasks.records import BaseModelRecord, EvalReport, GateDecision, PreparedDataset, TrainedModel, ValidationReport
+
+
+@dataclass(frozen=True, slots=True)
+class CardFacts:
+    """Everything that a card says. `decision_markdown` is trusted, `system_prompt` is None if the data have none."""
+
+    name: str
+    base_section: WheelBase | HubBase | FolderBase
+    base: BaseModelRecord
+    validation: ValidationReport
+    prepared: PreparedDataset
+    train_section: Train
+    trained: TrainedModel
+    evaluated: EvalReport
+    decision: GateDecision
+    decision_markdown: str
+    system_prompt: str | None
+    max_new_tokens: int
+
+
+def model_card(facts: CardFacts) -> str:
+    """The card with its YAML metadata."""
+    metadata = yaml.safe_dump(_metadata(facts), sort_keys=False, width=1000)
+    sections = (
+        _introduction(facts),
+        "## Use\n\n" + _block(_usage(facts), "python"),
+        "## Gate\n\n" + facts.decision_markdown.strip(),
+        _base(facts),
+        _data(facts),
+        _training(facts),
+    )
+    return f"---\n{metadata}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _metadata(facts: CardFacts) -> dict[str, Any]:
+    """The Hub accepts as `base_model` only its own repositories, so that other sources stand in the text alone."""
+    metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["refit", "sft"]}
+    if isinstance(facts.base_section, HubBase):
+        metadata |= {"base_model": facts.base_section.repo_id}
+    results = [
+        {
+            "task": {"type": "text-generation"},
+            "dataset": {"type": suite, "name": f"{suite} suite: {task}"},
+            "metrics": [
+                {"type": metric.metric, "name": f"{metric.metric} (n={metric.n})", "value": round(metric.value, 4)}
+                for metric in facts.evaluated.metrics
+                if (metric.suite, metric.task) == (suite, task)
+            ],
+        }
+        for suite, task in dict.fromkeys((metric.suite, metric.task) for metric in facts.evaluated.metrics)
+    ]
+    return metadata | {"model-index": [{"name": facts.name, "results": results}]}
+
+
+def _introduction(facts: CardFacts) -> str:
+    former = " and the model published before" if facts.decision.champion_version else ""
+    return (
+        f"# {_code(facts.name)}\n\n"
+        f"{_code(facts.base.source)} after supervised fine-tuning on {facts.prepared.splits['train'].rows} conversations, "
+        f"published by Refit after its gate compared it with the base model{former}. "
+        "The license is that of the base model and of the data; this card grants none.\n\n"
+        f"Digest of the model files: {_code(facts.trained.digest)}. `manifest.json` has the sha256 of each file, "
+        "`decision.json` the whole decision."
+    )
+
+
+def _usage(facts: CardFacts) -> str:
+    messages = [{"role": "user", "content": "Your question"}]
+    if facts.system_prompt is not None:
+        messages.insert(0, {"role": "system", "content": facts.system_prompt})
+    listed = "".join(f"    {_literal(message)},\n" for message in messages)
+    return (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'folder = "."  # the folder of this file\n'
+        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")\n\n'
+        f"messages = [\n{listed}]\n"
+        'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")\n'
+        f"output = model.generate(**inputs, max_new_tokens={facts.max_new_tokens}, do_sample=False)\n"
+        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))'
+    )
+
+
+def _base(facts: CardFacts) -> str:
+    rows = {"source": facts.base.source, "sha256 of the source's weights": facts.base_section.sha256, "digest": facts.base.digest}
+    return "## Base model\n\n" + _table(("", "value"), [*rows.items(), ("parameters", facts.base.n_parameters)])
+
+
+def _data(facts: CardFacts) -> str:
+    report, prepared = facts.validation, facts.prepared
+    splits = [
+        (name, split.rows, split.messages, split.tokens, split.supervised_tokens) for name, split in prepared.splits.items()
+    ]
+    text = (
+        f"## Data\n\nVersion (sha256 of the accepted rows): {_code(report.accepted_sha256)}. "
+        f"{report.n_raw} raw rows: {report.n_accepted} accepted, {report.n_quarantined} quarantined; "
+        f"of the accepted rows {prepared.n_duplicates} duplicates were dropped.\n\n"
+        + _table(("split", "rows", "messages", "tokens", "supervised tokens"), splits)
+    )
+    return text + ("\n\n" + _table(("quarantined for", "rows"), report.reasons.items()) if report.reasons else "")
+
+
+def _training(facts: CardFacts) -> str:
+    trained = facts.trained
+    numbers: Mapping[str, Any] = {
+        "steps": trained.steps,
+        "trained parameters": f"{trained.n_trainable} of {trained.n_parameters}",
+        "precision": trained.dtype,
+        "loss on the eval split": f"{trained.eval_loss_before:.4f} before, {trained.eval_loss_after:.4f} after",
+        "sha256 of the training split": trained.train_sha256,
+    }
+    machine = trained.environment
+    environment = {
+        "commit": machine.git_commit or "none",
+        "python": machine.python,
+        "platform": machine.platform,
+        "device": machine.device,
+    }
+    parameters = yaml.safe_dump(facts.train_section.model_dump(mode="json"), sort_keys=False)
+    return (
+        f"## Training\n\n{_table(('', 'value'), numbers.items())}\n\nParameters:\n\n{_block(parameters.rstrip(), 'yaml')}\n\n"
+        f"Environment:\n\n{_table(('', 'version'), (environment | machine.packages).items())}"
+    )
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    lines += [" | ".join(_code(cell).replace("|", "\\|") for cell in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _code(value: object) -> str:
+    """An inline code span, longer than any run of backticks in it, on one line and without invisible characters."""
+    text = "".join(char if char.isprintable() else "\ufffd" for char in " ".join(str(value).split())) or " "
+    fence = "`" * (1 + _longest_run(text))
+    pad = " " if text[0] == "`" or text[-1] == "`" else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def _block(text: str, language: str) -> str:
+    fence = "`" * max(3, 1 + _longest_run(text))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)
+
+
+def _literal(message: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{_string(key)}: {_string(value)}" for key, value in message.items()) + "}"
+
+
+def _string(text: str) -> str:
+    """A Python literal, in double quotes where that needs no escape."""
+    literal = repr(text)
+    return literal if '"' in literal else f'"{literal[1:-1]}"'

@@ -1,0 +1,41 @@
+"""Pictures as SVG text: no plotting library, no script, nothing loaded from anywhere."""
+
+import csv
+from pathlib import Path
+
+_WIDTH, _HEIGHT, _MARGIN = 640, 300, 46
+_COLOURS = ("#1f6feb", "#d1601f")
+
+
+def read_curve(path: Path) -> list[tuple[float, float]]:
+    """The points of a curve that `train` wrote: a CSV file with a header and the columns step and value."""
+    with path.open(newline="") as stream:
+        rows = list(csv.reader(stream))[1:]
+    return [(float(step), float(value)) for step, value in rows]
+
+
+def curves_svg(curves: dict[str, list[tuple[float, float]]], x_label: str) -> str:
+    """A line chart of named curves (at most two), with axes from 0 to the largest value."""
+    points = [point for curve in curves.values() for point in curve]
+    x_max = max((x for x, _ in points), default=0) or 1
+    y_max = max((y for _, y in points), default=0) or 1
+
+    def place(x: float, y: float) -> str:
+        across = _MARGIN + x / x_max * (_WIDTH - 2 * _MARGIN)
+        down = _HEIGHT - _MARGIN - y / y_max * (_HEIGHT - 2 * _MARGIN)
+        return f"{across:.1f},{down:.1f}"
+
+    lines, legend = [], []
+    for number, ((name, curve), colour) in enumerate(zip(curves.items(), _COLOURS, strict=False)):
+        path = " ".join(place(x, y) for x, y in curve)
+        lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
+        legend.append(f'<text x="{_WIDTH - _MARGIN}" y="{20 + 16 * number}" fill="{colour}" text-anchor="end">{name}</text>')
+    axis = f"M{place(0, y_max)} L{place(0, 0)} L{place(x_max, 0)}".replace(",", " ")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12">'
+        f'<rect width="100%" height="100%" fill="white"/><path d="{axis}" fill="none" stroke="#888"/>'
+        f'<text x="{_MARGIN - 6}" y="{_MARGIN + 4}" text-anchor="end">{y_max:.2f}</text>'
+        f'<text x="{_MARGIN - 6}" y="{_HEIGHT - _MARGIN}" text-anchor="end">0</text>'
+        f'<text x="{_WIDTH - _MARGIN}" y="{_HEIGHT - _MARGIN + 18}" text-anchor="end">{x_label} {x_max:g}</text>'
+        f"{''.join(lines)}{''.join(legend)}</svg>"
+    )

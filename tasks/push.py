@@ -1,0 +1,144 @@
+"""Publish the candidate, if the gate passed exactly these bytes. Not a DVC stage: `dvc repro` never publishes.
+
+python -m tasks.push
+"""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tasks.decision_text import markdown
+from tasks.errors import NotApprovedError, StageInputError, StaleChampionError
+from tasks.files import sha256_json
+from tasks.model_card import CardFacts, model_card
+from tasks.params import Params
+from tasks.paths import Workspace
+from tasks.process import stage_main
+from tasks.records import BaseModelRecord, EvalReport, GateDecision, PreparedDataset, PushReceipt, TrainedModel, ValidationReport
+from tasks.registry import Pointer, Registry, open_registry, publishable_files
+
+_ROWS_SEARCHED = 1000
+
+
+def push(registry: Registry, workspace: Workspace, params: Params) -> PushReceipt:
+    """Publish data/model as a new version and make it the champion; or find that it is the champion already.
+
+    Safe to repeat after a kill at any point.
+
+    Raises:
+        NotApprovedError: the gate did not pass, passed another model, or this one was rolled back.
+        StaleChampionError: the champion is neither the one that the candidate was judged against nor the candidate.
+        RegistryError: a file may not be published, the disk is full, or the registry is damaged.
+        StageInputError: a record that the model card needs is missing or belongs to another model.
+    """
+    decision = GateDecision.read(workspace.record("gate"))
+    _check_approved(decision, workspace)
+    champion = registry.champion()
+    _check_champion(decision, champion, registry)
+    published = champion is None or champion.digest != decision.candidate_digest
+    if champion is not None and not published:
+        registry.verify(champion.version)
+    else:
+        card = model_card(_facts(decision, workspace, params))
+        record = json.dumps(decision.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+        documents = {"README.md": card.encode("utf-8", "replace"), "decision.json": record.encode("utf-8", "replace")}
+        champion = registry.publish(
+            workspace.candidate, decision.candidate_digest, documents, decision.champion_version, decision.summary()
+        )
+    receipt = workspace.record("push")
+    for leftover in receipt.parent.glob(f".{receipt.name}.*.tmp"):  # of a push that was killed while writing its record
+        leftover.unlink(missing_ok=True)
+    return PushReceipt(
+        registry=registry.name,
+        version=champion.version,
+        digest=champion.digest,
+        previous_version=champion.previous,
+        published=published,
+    ).write(receipt)
+
+
+def _check_approved(decision: GateDecision, workspace: Workspace) -> None:
+    record = workspace.relative(workspace.record("gate"))
+    if decision.verdict != "PASS":
+        reasons = "\n".join(decision.reasons())
+        raise NotApprovedError(
+            f"{record}: the verdict is {decision.verdict}, wanted PASS; nothing was published\n{reasons}".rstrip()
+        )
+    digest = sha256_json(publishable_files(workspace.candidate))
+    if digest != decision.candidate_digest:
+        raise NotApprovedError(
+            f"{workspace.relative(workspace.candidate)}: has digest {digest[:12]}, "
+            f"but {record} passed {decision.candidate_digest[:12]}; "
+            "the model changed after the gate: run `refit run` to judge this one"
+        )
+
+
+def _check_champion(decision: GateDecision, champion: Pointer | None, registry: Registry) -> None:
+    found = (champion.version, champion.digest) if champion else (None, None)
+    if found != (decision.champion_version, decision.champion_digest) and found[1] != decision.candidate_digest:
+        raise StaleChampionError(
+            f"{registry.name}: the champion is {found[0] or 'none'}, "
+            f"but the candidate was judged against {decision.champion_version or 'none'}; run `refit run` to judge it anew"
+        )
+
+
+def _facts(decision: GateDecision, workspace: Workspace, params: Params) -> CardFacts:
+    base = BaseModelRecord.read(workspace.record("base"))
+    validation = ValidationReport.read(workspace.record("validate"))
+    prepared = PreparedDataset.read(workspace.record("prepare"))
+    trained = TrainedModel.read(workspace.record("train"))
+    evaluated = EvalReport.read(workspace.record("evaluate@candidate"))
+    chain = {
+        "evaluate-candidate": evaluated.model_digest == decision.candidate_digest,
+        "train": trained.digest == decision.candidate_digest,
+        "base": base.digest == decision.base_digest == trained.base_digest,
+        "prepare": trained.train_sha256 in prepared.files.values(),
+        "validate": validation.accepted_sha256 == prepared.accepted_sha256,
+    }
+    if wrong := [name for name, fits in chain.items() if not fits]:
+        raise StageInputError(
+            f"data/reports: {', '.join(f'{name}.json' for name in wrong)} do not belong to the model "
+            f"{decision.candidate_digest[:12]} that the gate passed, "
+            "and its card would tell another model's story; run `refit run` to make them agree"
+        )
+    return CardFacts(
+        name=params.push.name,
+        base_section=params.base,
+        base=base,
+        validation=validation,
+        prepared=prepared,
+        train_section=params.train,
+        trained=trained,
+        evaluated=evaluated,
+        decision=decision,
+        decision_markdown=markdown(decision),
+        system_prompt=_system_prompt(workspace.prepared / "train.parquet"),
+        max_new_tokens=params.evaluate.max_new_tokens,
+    )
+
+
+def _system_prompt(split: Path) -> str | None:
+    """The most frequent system message among the first rows of a split; None if most have none."""
+    if not split.is_file():
+        return None
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(split) as table:
+        first = next(table.iter_batches(_ROWS_SEARCHED, columns=["messages"]), None)
+    rows = first.column("messages").to_pylist() if first else []
+    prompts = Counter(next((message["content"] for message in row if message["role"] == "system"), None) for row in rows)
+    return prompts.most_common(1)[0][0] if prompts else None
+
+
+def _run(workspace: Workspace, params: Params) -> PushReceipt:
+    return push(open_registry(params.push, workspace), workspace, params)
+
+
+def main() -> int:
+    """Entry point of `python -m tasks.push`."""
+    return stage_main(__doc__, _run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""What a publish target can do, whichever it is, and what may be published.
+
+A registry holds versions, which never change, and one pointer to the champion among them. Its file formats are here too.
+"""
+
+import os
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.errors import RegistryError, StageInputError
+from tasks.files import sha256_file
+from tasks.params import Push
+from tasks.paths import Workspace
+
+# What may be published: weights that hold no code, configuration, tokenizer.
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+)
+
+
+class Stored(BaseModel):
+    """Base of what a registry stores: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Pointer(Stored):
+    """The champion. `previous` is the version that it replaced when it was published, None if it was the first."""
+
+    version: str
+    digest: str
+    previous: str | None
+
+
+class Manifest(Stored):
+    """sha256 of every other file of a version, and the digest of the model among them (`tasks.files.tree_digest`)."""
+
+    model_digest: str
+    files: dict[str, str]
+
+    def model_files(self) -> dict[str, str]:
+        """Those files that are the model."""
+        return {name: sha256 for name, sha256 in self.files.items() if may_be_published(name)}
+
+
+class Move(Stored):
+    """One move of the pointer, from `previous` to `version`."""
+
+    version: str
+    previous: str | None
+    action: Literal["publish", "rollback"]
+    reason: str
+    at: str
+
+
+class Registry(Protocol):
+    """What a publish target can do, a folder or a repository."""
+
+    name: str
+
+    def champion(self) -> Pointer | None:
+        """The published model, None if there is none yet."""
+
+    def versions(self) -> list[str]:
+        """All whole versions, oldest first."""
+
+    def find(self, digest: str) -> str | None:
+        """The version that holds the model with this digest."""
+
+    def digest(self, version: str) -> str:
+        """The digest of a version's model, as its manifest says.
+
+        Raises:
+            RegistryError: there is no such version.
+        """
+
+    def withdrawn(self, digest: str) -> str | None:
+        """Why this model was rolled back; None if it was not."""
+
+    def stage(self, model: Path, digest: str, documents: Mapping[str, bytes]) -> str:
+        """Store the model as a new version, unless one holds it already; the champion stays.
+
+        Raises:
+            RegistryError: a file may not be published, the digest is not that of the bytes, or there is no room.
+        """
+
+    def verify(self, version: str) -> Manifest:
+        """Compare every byte of a version with its manifest.
+
+        Raises:
+            RegistryError: there is no such version, or it is damaged.
+        """
+
+    def promote(self, version: str, expected: str | None, reason: str) -> Pointer:
+        """Make a version the champion if the champion is still `expected` (None: none yet), or is this version already.
+
+        Raises:
+            StaleChampionError: somebody moved the pointer meanwhile.
+            NotApprovedError: the version was rolled back.
+        """
+
+    def publish(self, model: Path, digest: str, documents: Mapping[str, bytes], expected: str | None, reason: str) -> Pointer:
+        """Stage, verify and promote as one act: of two publishers one wins and the other leaves nothing behind."""
+
+    def rollback(self, version: str | None, reason: str) -> Pointer:
+        """Point to `version`, or to the one that the champion replaced. Name it where the call may be repeated.
+
+        The version left is withdrawn: `promote` refuses it until a rollback names it.
+
+        Raises:
+            RegistryError: there is no version to go back to, or it is damaged.
+        """
+
+    def fetch(self, version: str, target: Path) -> Manifest:
+        """Copy the model files of a version into a new folder, each checked against the manifest."""
+
+
+def open_registry(section: Push, workspace: Workspace) -> Registry:
+    """The registry of params.yaml; a relative path starts at the workspace."""
+    from tasks.local_registry import LocalRegistry
+
+    return LocalRegistry(workspace.root / section.path, f"{section.registry}:{section.path}")
+
+
+def publishable_files(model: Path) -> dict[str, str]:
+    """sha256 of each file of a model folder; `sha256_json` of it is the model's digest.
+
+    Raises:
+        StageInputError: there is no model.
+        RegistryError: something in the folder may not be published; each is named.
+    """
+    if not (model / "config.json").is_file() or not any(model.glob("*.safetensors")):
+        raise StageInputError(f"{model}: no model (wanted config.json and *.safetensors); run the stage train")
+    entries = sorted(os.scandir(model), key=lambda entry: entry.name)
+    refused = []
+    for entry in entries:
+        if entry.is_symlink():
+            refused.append(f"{entry.name} (a symbolic link)")
+        elif not entry.is_file():
+            refused.append(f"{entry.name} (not a regular file)")
+        elif not may_be_published(entry.name):
+            refused.append(entry.name)
+    if refused:
+        raise RegistryError(
+            f"{model}: may not be published: {', '.join(refused)}; wanted only regular files named {', '.join(MODEL_FILES)}"
+        )
+    return {entry.name: sha256_file(Path(entry.path)) for entry in entries}
+
+
+def may_be_published(name: str) -> bool:
+    return "/" not in name and any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)

@@ -1,0 +1,141 @@
+"""Ask DVC what changed, and have DVC run one stage in a process group of its own. Knows nothing of Prefect."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tasks.errors import PipelineError, StageKilled, TransientError
+from tasks.paths import ROLES, Workspace
+from tasks.process import ERROR_PREFIX, die_with_parent_signal, parse_error
+from tasks.records import (
+    BaseModelRecord,
+    ChampionRecord,
+    EvalReport,
+    GateDecision,
+    PreparedDataset,
+    Record,
+    TrainedModel,
+    ValidationReport,
+)
+
+STAGES: dict[str, type[Record]] = {
+    "base": BaseModelRecord,
+    "validate": ValidationReport,
+    "prepare": PreparedDataset,
+    "train": TrainedModel,
+    "champion": ChampionRecord,
+    **{f"evaluate@{role}": EvalReport for role in ROLES},
+    "gate": GateDecision,
+}
+"""Every DVC stage in its order, with the type of its record."""
+
+_ALWAYS_CHANGED = "champion"
+_GRACE_SECONDS = 10.0
+_TAIL_LINES = 200
+
+
+def changed_stages(workspace: Workspace, stages: Sequence[str]) -> list[str]:
+    """Those of `stages` whose inputs, parameters, command or outputs differ from dvc.lock, in the given order; about 40 ms.
+
+    `champion`, which DVC always runs since the registry is not its own, counts as changed here only if it never ran; whoever
+    calls compares its record with the registry.
+    """
+    from dvc.repo import Repo
+
+    with Repo(str(workspace.root)) as repo:
+        status = repo.status(targets=[f"{workspace.root}/dvc.yaml:{stage}" for stage in stages])
+    changes = {
+        name.rpartition(":")[2]: [item for item in reasons if item != "always changed"] for name, reasons in status.items()
+    }
+    return [stage for stage in stages if changes.get(stage) or not workspace.record(stage).is_file()]
+
+
+def reproduce(workspace: Workspace, stage: str, log: Callable[[str], None]) -> None:
+    """Run `dvc repro --single-item STAGE`; every line that it prints goes to `log`.
+
+    Raises:
+        PipelineError: the stage's own error, of its own type.
+        StageKilled: the stage or `dvc` was ended by a signal.
+        TransientError: another process holds DVC's lock on the stage.
+    """
+    run_child(workspace, stage, [sys.executable, "-m", "dvc", "repro", "--single-item", stage], log)
+
+
+def run_child(workspace: Workspace, stage: str, command: Sequence[str], log: Callable[[str], None]) -> None:
+    """Run a command of a stage in the workspace, in its own process group, which never outlives this call or this process.
+
+    Raises:
+        PipelineError: as `reproduce`.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    quiet = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    child = subprocess.Popen(
+        command,
+        cwd=workspace.root,
+        env={**os.environ, **quiet, "PATH": path},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=die_with_parent_signal,
+    )
+    # When the leader has died, whatever is left of its group still holds the pipe and would keep the loop below waiting.
+    reaper = threading.Thread(target=_kill_what_is_left, args=(child,), daemon=True)
+    reaper.start()
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    try:
+        assert child.stdout is not None
+        for line in child.stdout:
+            tail.append(line.rstrip("\n"))
+            log(tail[-1])
+    finally:
+        _end_group(child)
+        reaper.join()
+    if child.returncode:
+        raise _failure(stage, child.returncode, list(tail))
+
+
+def _kill_what_is_left(child: subprocess.Popen[str]) -> None:
+    child.wait()
+    _signal_group(child.pid, signal.SIGKILL)
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return
+
+
+def _end_group(child: subprocess.Popen[str]) -> None:
+    if child.poll() is None:
+        _signal_group(child.pid, signal.SIGTERM)
+        try:
+            child.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            _signal_group(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _failure(stage: str, returncode: int, tail: list[str]) -> PipelineError:
+    if error := parse_error(tail):
+        return error
+    text = "\n".join(tail)
+    # DVC reports how its command ended; a shell in between turns signal n into 128 + n.
+    status = int(found[-1]) if (found := re.findall(r"exited with (-?\d+)", text)) else returncode
+    if returncode < 0 or status < 0 or (status > 128 and status - 128 in set(signal.Signals)):
+        return StageKilled(f"{stage}: its process was killed (status {status}); out of memory, or ended from outside")
+    if "is busy, it is being blocked by" in text or "Unable to acquire lock" in text:
+        return TransientError(f"{stage}: another process holds DVC's lock on it; wait for that run to end")
+    last = next(
+        (line for line in reversed(tail) if line.strip() and not line.startswith(("ERROR: failed to", ERROR_PREFIX))), "no output"
+    )
+    return PipelineError(f"{stage}: failed with exit code {status} ({last.strip()}); its log above has the traceback")

@@ -1,0 +1,140 @@
+"""What integration, e2e and fault tests share: a tiny random model, and workspaces under tmp that are clones in small."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tasks.files import sha256_file
+from tasks.paths import Workspace
+
+REPO = Path(__file__).parents[1]
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# What a tiny random model can pass: its loss falls, and nothing else is asked of it.
+LENIENT_GATE = {
+    "gate.learned.metric": "reply_loss",
+    "gate.learned.min_gain": 0.1,
+    "gate.learned.floor": 0.0,
+    "gate.min_target_items": 5,
+    "gate.min_general_items": 5,
+    "gate.kept.margin": 1.0,
+    "gate.kept.task_margin": 1.0,
+    "gate.champion.margin": 1.0,
+    "gate.smoke.min_stop_rate": 0.0,
+    "gate.smoke.min_structure_rate": 0.0,
+    "gate.bootstrap_draws": 1000,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of about 0.2 million random parameters with a byte-level tokenizer and ChatML, as a local base model."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=1200, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    raw.train([str(path) for path in sorted((REPO / "data" / "raw").glob("*.jsonl"))], trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+    )
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def edit_params(workspace: Workspace, settings: dict[str, Any]) -> None:
+    """Set `section.key` values in a workspace's params.yaml, without any check."""
+    tree = yaml.safe_load(workspace.params.read_text())
+    for key, value in settings.items():
+        *parents, leaf = key.split(".")
+        node = tree
+        for name in parents:
+            node = node[name]
+        node[leaf] = value
+    workspace.params.write_text(yaml.safe_dump(tree, sort_keys=False))
+
+
+MakeWorkspace = Callable[..., Workspace]
+
+
+@pytest.fixture
+def make_workspace(tmp_path: Path, tiny_base: Path) -> MakeWorkspace:
+    """Builds `tmp_path/NAME`: the project's code, stages and policy, three raw files, a small general suite, the tiny model."""
+
+    def make(name: str = "workspace", **settings: Any) -> Workspace:
+        root = tmp_path / name
+        ignore = shutil.ignore_patterns("__pycache__")
+        for folder in ("tasks", "flows"):
+            shutil.copytree(REPO / folder, root / folder, ignore=ignore)
+        for file in ("params.yaml", "dvc.yaml", ".dvcignore"):
+            shutil.copyfile(REPO / file, root / file)
+        (root / "data" / "raw").mkdir(parents=True)
+        for file in ("policy.yaml", "GUIDELINES.md", "orders.jsonl", "delivery.jsonl"):
+            shutil.copyfile(REPO / "data" / "raw" / file, root / "data" / "raw" / file)
+        shutil.copytree(REPO / "data" / "eval", root / "data" / "eval")
+        for items in (root / "data" / "eval").glob("*.jsonl"):
+            items.write_text("".join(items.read_text().splitlines(keepends=True)[:8]))
+        subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=root, check=True)
+        shutil.copyfile(REPO / ".dvc" / "config", root / ".dvc" / "config")
+        with (root / ".dvc" / "config").open("a") as config:
+            config.write("    no_scm = true\n")
+        workspace = Workspace(root)
+        base = {"source": "folder", "path": str(tiny_base), "sha256": sha256_file(tiny_base / "model.safetensors")}
+        small = {
+            "base": base,
+            "validate.min_accepted": 20,
+            "validate.max_length": 1024,
+            "train.method": "full",
+            "train.learning_rate": 0.01,
+            "train.max_steps": 6,
+            "train.eval_steps": 3,
+            "evaluate.max_new_tokens": 8,
+        }
+        edit_params(workspace, small | LENIENT_GATE | settings)
+        return workspace
+
+    return make
+
+
+@pytest.fixture
+def prefect_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Prefect's home under tmp and its network calls off, for this process and its children."""
+    home = tmp_path / "prefect"
+    for name, value in {"PREFECT_HOME": str(home), "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}.items():
+        monkeypatch.setenv(name, value)
+    return home

@@ -1,0 +1,305 @@
+"""The stage with Great Expectations and a real, small tokenizer on the default data, whose defects are labelled."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.errors import BaseModelError, DataError, StageInputError
+from tasks.files import sha256_file, tree_digest
+from tasks.params import Params, load_params
+from tasks.paths import Workspace
+from tasks.records import ValidationReport
+from tasks.validate import load_tokenizer, validate
+
+ROOT = Path(__file__).parents[2]
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+DROPPED_LATER = {"duplicate", "near_duplicate"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a byte-level tokenizer of 1500 entries, learned on the default data."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1500,
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([(ROOT / "data/raw/warranty.jsonl").read_text()], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>")
+    fast.chat_template = CHATML
+    fast.save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return load_params(ROOT / "params.yaml")
+
+
+def make_workspace(root: Path, base: Path) -> Workspace:
+    (root / "data/raw").mkdir(parents=True)
+    (root / "data/base").symlink_to(base)
+    shutil.copy(ROOT / "data/raw/policy.yaml", root / "data/raw")
+    return Workspace(root)
+
+
+def run(workspace: Workspace, params: Params, **changes: Any) -> ValidationReport:
+    return validate(params.validation.model_copy(update=changes), params.guidelines, workspace)
+
+
+def read_quarantine(workspace: Workspace) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in workspace.quarantine.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def default_run(tmp_path_factory: pytest.TempPathFactory, base: Path, params: Params) -> tuple[Workspace, ValidationReport]:
+    workspace = make_workspace(tmp_path_factory.mktemp("default"), base)
+    shutil.copytree(ROOT / "data/raw", workspace.data / "raw", dirs_exist_ok=True)
+    return workspace, run(workspace, params)
+
+
+def test_exactly_the_labelled_rows_are_quarantined(default_run: tuple[Workspace, ValidationReport]) -> None:
+    workspace, _ = default_run
+    labels = json.loads((ROOT / "tests/data/defects.json").read_text())
+    wanted = {(file, int(line), reason) for file, rows in labels.items() for line, reason in rows.items()}
+    wanted = {label for label in wanted if label[2] not in DROPPED_LATER}
+    assert len(wanted) == 51
+    assert {(row["file"], row["line"], row["reason"]) for row in read_quarantine(workspace)} == wanted
+
+
+def test_no_row_is_lost(default_run: tuple[Workspace, ValidationReport]) -> None:
+    import pyarrow.parquet as pq
+
+    workspace, report = default_run
+    rows = pq.read_table(workspace.accepted).to_pylist()
+    raw = {
+        f"data/raw/{path.name}:{number}": line
+        for path in sorted((workspace.data / "raw").glob("*.jsonl"))
+        for number, line in enumerate(path.read_text().split("\n"), start=1)
+        if line.strip()
+    }
+    quarantine = {f"{row['file']}:{row['line']}": row["raw"] for row in read_quarantine(workspace)}
+    assert [row["source"] for row in rows] == [source for source in raw if source not in quarantine]
+    assert {source: raw[source] for source in quarantine} == quarantine
+    assert all(json.loads(raw[row["source"]])["messages"] == row["messages"] for row in rows)
+    assert (report.n_raw, report.n_accepted, report.n_quarantined) == (len(raw), len(rows), len(quarantine))
+    assert report.reasons == Counter(row["reason"] for row in read_quarantine(workspace))
+    assert report.n_raw == report.n_accepted + sum(report.reasons.values())
+
+
+def test_the_record_describes_what_lies_on_disk(default_run: tuple[Workspace, ValidationReport]) -> None:
+    workspace, report = default_run
+    assert ValidationReport.read(workspace.record("validate")) == report
+    assert report.accepted_sha256 == sha256_file(workspace.accepted)
+    assert report.quarantine_sha256 == sha256_file(workspace.quarantine)
+    assert report.raw_files == {
+        f"data/raw/{path.name}": sha256_file(path) for path in sorted((workspace.data / "raw").glob("*.jsonl"))
+    }
+
+
+def test_accepted_rows_have_the_agreed_columns(default_run: tuple[Workspace, ValidationReport]) -> None:
+    import pyarrow.parquet as pq
+
+    row = pq.read_table(default_run[0].accepted).to_pylist()[0]
+    assert {key: type(value) for key, value in row.items()} == {
+        "id": str,
+        "source": str,
+        "topic": str,
+        "category": str,
+        "priority": str,
+        "n_tokens": int,
+        "must_say": list,
+        "messages": list,
+    }
+    assert list(row["messages"][0]) == ["role", "content"]
+
+
+def test_tokens_are_those_of_the_chat_template(default_run: tuple[Workspace, ValidationReport], base: Path) -> None:
+    import pyarrow.parquet as pq
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(base))
+    for row in pq.read_table(default_run[0].accepted).to_pylist()[::100]:
+        assert row["n_tokens"] == len(tokenizer.apply_chat_template(row["messages"])["input_ids"])
+
+
+def test_expectations_are_many_and_all_hold(default_run: tuple[Workspace, ValidationReport]) -> None:
+    expectations = default_run[1].expectations
+    assert len(expectations) >= 10
+    assert len({result.expectation for result in expectations}) >= 7
+    assert [result for result in expectations if not result.success] == []
+    assert {result.severity for result in expectations} == {"critical", "warning"}
+
+
+class Loads(HTMLParser):
+    """Collects whatever in a page a browser would fetch or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.tags: Counter[str] = Counter()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        if tag in ("script", "link", "img", "iframe", "object", "base"):
+            self.found.append(tag)
+        self.found += [f"{key}={value}" for key, value in attrs if key in ("src", "href", "style") or key.startswith("on")]
+
+
+def loads(page: str) -> Loads:
+    parser = Loads()
+    parser.feed(page)
+    return parser
+
+
+def test_data_docs_are_whole_offline(default_run: tuple[Workspace, ValidationReport]) -> None:
+    page = (default_run[0].data_docs / "index.html").read_text()
+    parser = loads(page)
+    assert parser.found == []
+    assert not re.search(r"https?:|url\(|@import", page)
+    assert parser.tags["style"] == 1
+    assert parser.tags["tr"] > 26, "a row for each expectation"
+    assert "n_tokens" in page
+    assert "Succeeded" in page
+
+
+def test_the_same_data_give_the_same_bytes(
+    default_run: tuple[Workspace, ValidationReport], tmp_path: Path, base: Path, params: Params
+) -> None:
+    first, report = default_run
+    second = make_workspace(tmp_path / "again", base)
+    shutil.copytree(ROOT / "data/raw", second.data / "raw", dirs_exist_ok=True)
+    assert run(second, params) == report
+    assert tree_digest(second.data / "validated") == tree_digest(first.data / "validated")
+
+
+def good_rows(count: int) -> list[str]:
+    return (ROOT / "data/raw/warranty.jsonl").read_text().splitlines()[:count]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, base: Path) -> Workspace:
+    return make_workspace(tmp_path / "workspace", base)
+
+
+def write_raw(workspace: Workspace, rows: list[str]) -> None:
+    (workspace.data / "raw/rows.jsonl").write_text("".join(row + "\n" for row in rows))
+
+
+def test_failed_critical_expectations_block_and_are_all_named(workspace: Workspace, params: Params) -> None:
+    write_raw(workspace, [*good_rows(8), "no json", "[1]"])
+    workspace.record("validate").parent.mkdir(parents=True)
+    workspace.record("validate").write_text("{}")
+    with pytest.raises(DataError) as caught:
+        run(workspace, params, max_quarantined=0.1, min_accepted=9)
+    message = str(caught.value)
+    assert "10 rows, 8 accepted, 2 quarantined" in message
+    assert "expect_column_max_to_be_between(quarantined_share): found 0.2, wanted max_value 0.1" in message
+    assert "expect_table_row_count_to_be_between(table): found 8, wanted min_value 9" in message
+    assert "1 not_json, first data/raw/rows.jsonl:9" in message
+    assert "data/validated/quarantine.jsonl" in message
+    assert [row["line"] for row in read_quarantine(workspace)] == [9, 10]
+    page = (workspace.data_docs / "index.html").read_text()
+    assert "Failed" in page
+    assert loads(page).found == []
+    assert not workspace.record("validate").exists()
+
+
+def test_a_failed_warning_is_reported_and_does_not_block(workspace: Workspace, params: Params) -> None:
+    row = good_rows(1)[0]
+    write_raw(workspace, [row, row])
+    report = run(workspace, params, min_accepted=1)
+    failed = {(result.expectation, result.column): result for result in report.expectations if not result.success}
+    assert failed.keys() == {
+        ("expect_column_values_to_be_unique", "id"),
+        ("expect_column_distinct_values_to_contain_set", "topic"),
+    }
+    assert {result.severity for result in failed.values()} == {"warning"}
+    assert failed["expect_column_values_to_be_unique", "id"].unexpected_count == 2
+    assert "53 missing" in failed["expect_column_distinct_values_to_contain_set", "topic"].detail
+
+
+def test_an_expectation_that_raises_has_failed(tmp_path: Path, params: Params) -> None:
+    from tasks import expectations
+    from tasks.guidelines import load_policy
+
+    columns = {name: ["a", "b"] for name in expectations.FEATURES if name != "n_tokens"}
+    policy = load_policy(ROOT / "data/raw/policy.yaml")
+    results = expectations.check(columns, params.validation, params.guidelines, policy, tmp_path)
+    raised = [result for result in results if result.column == "n_tokens"]
+    assert len(raised) == 2
+    for result in raised:
+        assert not result.success
+        assert "not computed: " in result.detail
+        assert "n_tokens" in result.detail
+        assert "\n" not in result.detail
+
+
+def test_markup_in_the_data_stays_text(workspace: Workspace, params: Params) -> None:
+    topic = "<script src=https://evil.example/x.js></script>"
+    policy = f"topics: {{'{topic}': {{category: warranty, must_say: [x], policy: y}}}}"
+    (workspace.data / "raw/policy.yaml").write_text(policy)
+    messages = [{"role": "user", "content": "<img src=//evil.example>"}, {"role": "assistant", "content": "[warranty | low]\nx"}]
+    write_raw(workspace, [json.dumps({"id": "<b>1</b>", "topic": topic, "messages": messages})])
+    run(workspace, params, min_accepted=1)
+    page = (workspace.data_docs / "index.html").read_text()
+    assert loads(page).found == []
+    assert "&lt;script src=https://evil.example/x.js&gt;" in page
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], r"data/raw: 1 \*\.jsonl files without a row"),
+        (["", "  "], r"data/raw: 1 \*\.jsonl files without a row"),
+        (["x", "y"], "data/raw: none of 2 rows can be used\n2 not_json, first data/raw/rows.jsonl:1"),
+    ],
+)
+def test_nothing_to_use_is_one_data_error(workspace: Workspace, params: Params, rows: list[str], message: str) -> None:
+    write_raw(workspace, rows)
+    with pytest.raises(DataError, match=message):
+        run(workspace, params)
+    assert len(read_quarantine(workspace)) == len([row for row in rows if row.strip()])
+    assert not workspace.record("validate").exists()
+
+
+def test_no_raw_file_is_one_data_error(workspace: Workspace, params: Params) -> None:
+    with pytest.raises(DataError, match=r"no \*\.jsonl file, found policy\.yaml"):
+        run(workspace, params)
+
+
+def test_a_missing_tokenizer_names_the_stage(tmp_path: Path) -> None:
+    with pytest.raises(StageInputError, match="the stage base has not finished"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_damaged_tokenizer_and_a_missing_template_are_told_apart(tmp_path: Path, base: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(BaseModelError, match="its tokenizer cannot be loaded"):
+        load_tokenizer(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / name, tmp_path)
+    with pytest.raises(BaseModelError, match="no chat template"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('no system') }}")
+    count, control_tokens = load_tokenizer(tmp_path)
+    assert control_tokens == ("<|im_end|>", "<|im_start|>")
+    with pytest.raises(BaseModelError, match="its chat template refuses a conversation: no system"):
+        count([[{"role": "user", "content": "Hi"}]])

@@ -1,0 +1,296 @@
+"""One row at a time: which rule a row breaks, and that no row is lost."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks import text_faults
+from tasks.conversations import Accepted, Messages, Quarantined, RawLine, Rules, find_raw_files, judge_all, read_lines
+from tasks.errors import DataError
+from tasks.guidelines import Policy, Rulebook, Topic
+from tasks.params import Guidelines
+
+RULES = Rules(
+    Rulebook(
+        Guidelines(
+            policy="policy.yaml",
+            reply_pattern=r"\[(?P<category>[a-z]+) \| (?P<priority>low|normal|urgent)\]\n(?P<body>[^\n]+)",
+            max_words=12,
+            forbidden=("!",),
+        )
+    ),
+    Policy(topics={"refund-time": Topic(category="refunds", must_say=("5 days",), policy="It takes 5 days.")}),
+    ("<|im_start|>", "<|im_end|>"),
+    max_length=30,
+)
+REPLY = "[refunds | low]\nIt takes 5 days."
+TURNS = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": REPLY}]
+
+
+def count_words(conversations: Sequence[Messages]) -> list[int]:
+    return [sum(len(message["content"].split()) for message in messages) for messages in conversations]
+
+
+def line_of(row: Any) -> bytes:
+    return row if isinstance(row, bytes) else json.dumps(row).encode()
+
+
+def judge(row: Any) -> Accepted | Quarantined:
+    (verdict,) = judge_all([RawLine("raw.jsonl", 7, line_of(row))], RULES, count_words)
+    return verdict
+
+
+def said(*turns: tuple[str, Any], **more: Any) -> dict[str, Any]:
+    return {"id": "a", "topic": "refund-time", "messages": [{"role": role, "content": text} for role, text in turns], **more}
+
+
+def asked(text: str) -> dict[str, Any]:
+    return said(("user", text), ("assistant", REPLY))
+
+
+def replied(text: str) -> dict[str, Any]:
+    return said(("user", "When?"), ("assistant", text))
+
+
+def test_a_good_row_is_accepted_with_its_scalars() -> None:
+    row = said(("system", "Be kind."), ("user", "When?"), ("assistant", REPLY), other=1)
+    row["messages"][1]["name"] = "Ann"
+    assert judge(row) == Accepted(
+        id="a",
+        source="raw.jsonl:7",
+        topic="refund-time",
+        category="refunds",
+        priority="low",
+        n_tokens=10,
+        must_say=("5 days",),
+        messages=[{"role": "system", "content": "Be kind."}, *TURNS],
+        reply_words=4,
+    )
+
+
+def test_only_the_last_reply_must_name_category_and_facts() -> None:
+    assert isinstance(
+        judge(said(("user", "Hi"), ("assistant", "[orders | low]\nYes?"), ("user", "When?"), ("assistant", REPLY))), Accepted
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "row", "detail"),
+    [
+        ("not_json", b'{"id": "a",', "column 12"),
+        ("not_json", b"10:02 INFO started", "Extra data"),
+        ("not_json", b"[" * 100_000, "recursion"),
+        ("not_json", b'{"id": ' + b"1" * 5000 + b"}", "digits"),
+        ("encoding", b'{"id": "caf\xe9"}', "not UTF-8 at byte 12"),
+        ("bad_type", [1], "holds a list"),
+        ("bad_type", b"null", "NoneType"),
+        ("missing_key", {"id": "a", "messages": TURNS}, "lacks topic"),
+        ("missing_key", {"id": "", "topic": "refund-time", "messages": TURNS}, "lacks id"),
+        (
+            "missing_key",
+            {"id": "a", "topic": "refund-time", "messages": [{"role": "user", "text": "x"}]},
+            "message 1 lacks content",
+        ),
+        ("bad_type", {"id": 1, "topic": "refund-time", "messages": TURNS}, "id is a int"),
+        ("bad_type", {"id": "a", "topic": None, "messages": TURNS}, "topic is a NoneType"),
+        ("bad_type", {"id": "a", "topic": "refund-time", "messages": "user: When?"}, "messages is a str"),
+        ("bad_type", {"id": "a", "topic": "refund-time", "messages": ["When?"]}, "message 1 is a str"),
+        ("bad_type", said(("user", 10), ("assistant", REPLY)), "content of message 1 is a int"),
+        ("encoding", {"id": "\ud800", "topic": "refund-time", "messages": TURNS}, "U+D800 at character 1"),
+        ("bad_role", said(("user", "When?"), ("bot", REPLY)), "'bot'"),
+        ("bad_role", said(("user", "When?"), ("Assistant", REPLY)), "'Assistant'"),
+        ("wrong_role_order", said(("assistant", REPLY)), "message 1 is of assistant, wanted user"),
+        ("wrong_role_order", said(("user", "a"), ("user", "b"), ("assistant", REPLY)), "message 2"),
+        ("wrong_role_order", said(("user", "a"), ("assistant", REPLY), ("system", "b"), ("assistant", REPLY)), "message 3"),
+        ("no_assistant", said(), "nobody"),
+        ("no_assistant", said(("system", "a")), "system"),
+        ("no_assistant", said(("user", "a"), ("assistant", REPLY), ("user", "b")), "user"),
+        ("empty_turn", asked(""), "message 1 (user)"),
+        ("empty_turn", asked(" \n\u200b\ufeff"), "message 1 (user)"),
+        ("empty_turn", replied(""), "message 2 (assistant)"),
+        ("encoding", asked("caf\ufffd"), "U+FFFD at character 4"),
+        ("encoding", asked("Donâ€™t"), "another encoding"),
+        ("encoding", asked("a\x00b"), "U+0000"),
+        ("encoding", asked("a\ud800b"), "U+D800"),
+        ("control_token", asked("Hi<|im_end|>"), "<|im_end|>"),
+        ("control_token", said(("system", "<|im_start|>"), ("user", "Hi"), ("assistant", REPLY)), "message 1 (system)"),
+        ("unfilled_template", replied("[refunds | low]\nDear {{name}}, 5 days."), "{{name}}"),
+        ("personal_data", asked("I am a.b@example.com"), "message 1 (user): an e-mail address"),
+        ("unknown_topic", said(*[("user", "When?"), ("assistant", REPLY)], topic="refund"), "'refund'"),
+        ("format", replied("It takes 5 days."), "message 2: the reply does not match"),
+        ("format", replied("[refunds | high]\nIt takes 5 days."), "does not match"),
+        ("format", replied("[refunds | low]\nIt takes 5 days!"), "contains '!'"),
+        ("format", replied("[refunds | low]\n5 days" + " or so" * 6), "14 words, wanted at most 12"),
+        ("format", said(("user", "Hi"), ("assistant", "Hello."), ("user", "When?"), ("assistant", REPLY)), "message 2"),
+        ("wrong_category", replied("[payment | low]\nIt takes 5 days."), "category payment, wanted refunds"),
+        ("policy_contradiction", replied("[refunds | low]\nIt takes 15 days."), "'5 days'"),
+        ("too_long", asked("word " * 30), "37 tokens, wanted at most 30"),
+    ],
+)
+def test_the_first_broken_rule_names_the_row(reason: str, row: Any, detail: str) -> None:
+    verdict = judge(row)
+    assert isinstance(verdict, Quarantined)
+    assert (verdict.reason, verdict.file, verdict.line) == (reason, "raw.jsonl", 7)
+    assert detail in verdict.detail
+    assert verdict.raw == line_of(row).decode(errors="backslashreplace")
+
+
+def test_without_control_tokens_none_is_found() -> None:
+    rules = Rules(RULES.rulebook, RULES.policy, (), 30)
+    assert isinstance(rules.judge(RawLine("a", 1, line_of(asked("<|im_end|>")))), Accepted)
+
+
+@pytest.mark.parametrize("text", ["{{order_id}}", "{customer_name}", "${NAME}", "<PRODUCT>", "[INSERT DATE]", "[YOUR NAME]"])
+def test_a_placeholder_is_found(text: str) -> None:
+    assert text_faults.unfilled_template(f"Dear {text}, hello") == f"contains {text!r}"
+
+
+@pytest.mark.parametrize("text", ["[orders | low]", "a < B > c", "{}", "I <3 it", "[sic]", "<b>", "[ORDERS | low]", "{1, 2}"])
+def test_no_placeholder(text: str) -> None:
+    assert text_faults.unfilled_template(text) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("an e-mail address", "write to m.tell+x@mail.example.co.uk."),
+        ("an IBAN", "to DE89370400440532013000, please"),
+        ("an IBAN", "DE89 3704 0044 0532 0130 00 ASAP"),
+        ("an IBAN", "GB82WEST12345698765432"),
+        ("a card number", "4111 1111 1111 1111"),
+        ("a card number", "5500-0000-0000-0004"),
+        ("a card number", "it is 378282246310005."),
+        ("a phone number", "+49 30 901820"),
+        ("a phone number", "ring 0049 30/901820"),
+        ("a phone number", "07700 900123"),
+        ("a phone number", "(555) 123-4567"),
+    ],
+)
+def test_personal_data_are_found_but_not_repeated(kind: str, text: str) -> None:
+    assert text_faults.personal_data(text) == kind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "goods 56 + delivery 4.90 = 60.90",
+        "2024-11-18 03:12:44,187",
+        "order 4111111111111112",
+        "tracking 1234567890123456",
+        "18-11-2024, 3 to 5 working days, 0.50 euros",
+        "DE89370400440532013001",
+        "we meet @ 5",
+        "my address ends in .con instead of .com",
+        "item 4006381333931",
+    ],
+)
+def test_no_personal_data(text: str) -> None:
+    assert text_faults.personal_data(text) is None
+
+
+@pytest.mark.parametrize("text", ["GewÃ¼rzmÃ¼hle", "cafÃ©", "Ã–l", "â‚¬ 5", "ðŸ™‚", "ÐŸÑ€Ð¸", "5Â°"])
+def test_text_in_a_wrong_encoding_is_found(text: str) -> None:
+    assert text_faults.encoding(text) is not None
+
+
+@pytest.mark.parametrize(
+    "text", ["café", "MAÇÃ – NÃO", "«CAFÉ»", "naïve coöperation", "Привет", "🙂 5 €", "a\tb\r\nc", "’tis “good”", "日本"]
+)
+def test_text_in_other_scripts_is_not(text: str) -> None:
+    assert text_faults.encoding(text) is None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+)
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant", "x"]), "content": st.sampled_from(["Hi", REPLY]) | JSON}
+    )
+)
+ROWS = st.one_of(
+    st.binary(min_size=1).filter(lambda data: bool(data.strip()) and b"\n" not in data and not data.endswith(b"\r")),
+    JSON.map(line_of),
+    st.fixed_dictionaries({"id": st.text(), "topic": st.sampled_from(["refund-time", "x"]), "messages": MESSAGES}).map(line_of),
+    st.just(line_of(asked("Hi"))),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(ROWS, max_size=20))
+def test_every_row_gets_one_verdict_in_order(rows: list[bytes]) -> None:
+    lines = [RawLine("raw.jsonl", number, row) for number, row in enumerate(rows, start=1)]
+    verdicts = list(judge_all(lines, RULES, count_words))
+    places = [v.source if isinstance(v, Accepted) else f"{v.file}:{v.line}" for v in verdicts]
+    assert places == [f"{line.file}:{line.line}" for line in lines]
+    for verdict in verdicts:
+        if isinstance(verdict, Quarantined):
+            json.dumps([verdict.detail, verdict.raw], ensure_ascii=False).encode()
+
+
+def test_tokens_are_counted_in_batches_of_good_rows_only() -> None:
+    sizes: list[int] = []
+
+    def count(conversations: Sequence[Messages]) -> list[int]:
+        sizes.append(len(conversations))
+        return [1] * len(conversations)
+
+    rows = [asked("Hi"), [1]] * 300 + [[1]] * 300
+    verdicts = list(judge_all([RawLine("a", n, line_of(row)) for n, row in enumerate(rows)], RULES, count))
+    assert sum(sizes) == 300 == sum(isinstance(verdict, Accepted) for verdict in verdicts)
+    assert 0 not in sizes
+    assert max(sizes) <= 256
+
+
+def test_lines_are_numbered_as_an_editor_does_and_blank_ones_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf{}\r\n\n  \t\n\xe2\x80\xa8x\nlast")
+    digests: dict[str, str] = {}
+    lines = list(read_lines(path, "a", digests))
+    assert lines == [RawLine("a", 1, b"{}"), RawLine("a", 4, b"\xe2\x80\xa8x"), RawLine("a", 5, b"last")]
+    assert len(digests["a"]) == 64
+
+
+def test_raw_files_are_found_below_and_sorted(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a/z.jsonl", "a.jsonl", "notes.md", "c/d/e.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in find_raw_files(tmp_path)]
+    assert found == ["a.jsonl", "a/z.jsonl", "b.jsonl", "c/d/e.jsonl"]
+
+
+def test_no_folder_and_no_file_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a folder"):
+        find_raw_files(tmp_path / "absent")
+    (tmp_path / "chats.json").touch()
+    with pytest.raises(DataError, match=r"no \*\.jsonl file, found chats\.json"):
+        find_raw_files(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jsonl").touch()
+    (tmp_path / "locked").mkdir()
+
+    original = os.scandir
+
+    def scandir(path: str) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    with pytest.raises(DataError, match="locked: cannot be listed: Permission denied"):
+        find_raw_files(tmp_path)
+
+
+def test_a_dangling_link_is_not_skipped(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").symlink_to(tmp_path / "absent")
+    (path,) = find_raw_files(tmp_path)
+    with pytest.raises(DataError, match=r"data/a\.jsonl: cannot be read: No such file"):
+        list(read_lines(path, "data/a.jsonl", {}))

@@ -1,0 +1,342 @@
+import dataclasses
+import itertools
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.decision_text import explain, markdown
+from tasks.errors import StageInputError
+from tasks.gate import decide
+from tasks.item_scores import ItemScores, Scores
+from tasks.params import Gate
+from tasks.records import Environment, EvalReport, GateDecision, RuleResult
+from tasks.statistics import lower_bound
+
+TASKS = ("facts", "grammar", "meaning")
+SECTION = Gate.model_validate(
+    {
+        "confidence": 0.95,
+        "bootstrap_draws": 1000,
+        "seed": 7,
+        "min_target_items": 100,
+        "min_general_items": 300,
+        "learned": {"metric": "guideline_score", "min_gain": 0.2, "floor": 0.5},
+        "kept": {"margin": 0.03, "task_margin": 0.1},
+        "champion": {"margin": 0.05},
+        "smoke": {"min_stop_rate": 0.95, "min_structure_rate": 0.9},
+    }
+)
+ENVIRONMENT = Environment(python="3", platform="x", device="cpu", threads=2, git_commit=None, packages={})
+Role = Literal["base", "champion", "candidate"]
+
+
+def report(role: Role, digest: str | None = "", items: str | None = "i" * 64, dtype: str = "float32") -> EvalReport:
+    found = digest if digest is None else digest or f"{role}-digest"
+    return EvalReport(
+        role=role, model_digest=found, items_sha256=items, scores_sha256=None, dtype=dtype, metrics=[], environment=ENVIRONMENT
+    )
+
+
+REPORTS = {"base": report("base"), "champion": report("champion", None, None), "candidate": report("candidate")}
+ALL_REPORTS = REPORTS | {"champion": report("champion")}
+
+
+def column(values: Any, prefix: str = "item", better: bool = True) -> ItemScores:
+    names = [f"{prefix}-{index}" for index in range(len(values))]
+    return ItemScores.of(names, names, values, better)
+
+
+def general(n: int = 300, losses: int = 0, wins: int = 0) -> dict[str, Any]:
+    """0/1 scores of each task; the reference is right on the first half."""
+    right = np.arange(n) < n // 2
+    values = right.astype(float)
+    values[:losses] = 0
+    values[n - wins :] = 1
+    return dict.fromkeys(TASKS, values)
+
+
+def scored(level: float = 0.8, n: int = 240, acc: dict[str, Any] | None = None, **metrics: Any) -> Scores:
+    """A model whose replies score around `level`, all other metrics perfect unless given."""
+    guideline = np.clip(level + np.resize([-0.2, 0.2, -0.1, 0.1], n), 0, 1)
+    target = {"guideline_score": guideline} | {name: np.ones(n) for name in ("stops", "structure", "nonempty")} | metrics
+    scores = {("target", "target", name): column(values) for name, values in target.items()}
+    scores["target", "target_loss", "reply_loss"] = column(np.full(n, 3 - 2 * level), better=False)
+    return scores | {("general", task, "acc"): column(values, task) for task, values in (acc or general()).items()}
+
+
+def judge(candidate: Scores, base: Scores | None = None, champion: Scores | None = None, section: Gate = SECTION) -> GateDecision:
+    scores = {"base": scored(0.2) if base is None else base, "champion": champion or {}, "candidate": candidate}
+    return decide(section, ALL_REPORTS if champion else REPORTS, scores, "v3" if champion else None)
+
+
+def rules(decision: GateDecision) -> dict[str, RuleResult]:
+    return {rule.rule: rule for rule in decision.rules}
+
+
+def changed(**sections: dict[str, Any]) -> Gate:
+    return Gate.model_validate(
+        {**SECTION.model_dump(), **{key: SECTION.model_dump()[key] | value for key, value in sections.items()}}
+    )
+
+
+def test_a_good_first_run_passes_without_a_champion() -> None:
+    decision = judge(scored())
+    assert decision.verdict == "PASS", decision.reasons()
+    assert list(rules(decision)) == [
+        "integrity", "learned", "kept", "kept/facts", "kept/grammar", "kept/meaning",
+        "smoke/stops", "smoke/structure", "smoke/empty",
+    ]  # fmt: skip
+    assert (decision.champion_version, decision.champion_digest) == (None, None)
+    assert (decision.candidate_digest, decision.base_digest) == ("candidate-digest", "base-digest")
+
+
+def test_a_first_run_still_needs_the_rest() -> None:
+    assert judge(scored(0.2)).verdict == "FAIL"
+    assert judge(scored(stops=np.zeros(240))).verdict == "FAIL"
+
+
+def test_an_absent_champion_may_be_left_out() -> None:
+    reports = {role: REPORTS[role] for role in ("base", "candidate")}
+    assert decide(SECTION, reports, {"base": scored(0.2), "candidate": scored()}) == judge(scored())
+
+
+def test_the_same_input_gives_the_same_decision_in_any_order() -> None:
+    generator = np.random.default_rng(0)
+    candidate = scored(acc=general(losses=3, wins=4))
+    mixed = {}
+    for key in generator.permutation(np.array([*candidate], dtype=str)).tolist():
+        was = candidate[tuple(key)]
+        order = generator.permutation(len(was.items))
+        mixed[tuple(key)] = ItemScores.of(was.items[order], was.clusters[order], was.values[order], was.higher_is_better)
+    assert judge(mixed, champion=scored(0.7)) == judge(candidate, champion=scored(0.7))
+
+
+@pytest.mark.parametrize("level", [0.2, 0.4])
+def test_a_tie_or_a_gain_just_at_the_threshold_is_not_better(level: float) -> None:
+    learned = rules(judge(scored(level), section=changed(learned={"floor": 0.0})))["learned"]
+    assert learned.verdict == "FAIL"
+    assert "missed already" in learned.reason
+
+
+def test_a_tie_does_not_pass_even_with_no_gain_wanted() -> None:
+    decision = judge(scored(0.6), base=scored(0.6), section=changed(learned={"min_gain": 0.0}))
+    assert rules(decision)["learned"].verdict == "FAIL"
+
+
+def test_a_floor_is_reached_or_the_rule_fails() -> None:
+    learned = rules(judge(scored(0.8), section=changed(learned={"floor": 0.9})))["learned"]
+    assert learned.verdict == "FAIL"
+    assert "floor 90.0 % is not reached" in learned.reason
+    assert rules(judge(scored(0.8), section=changed(learned={"floor": 0.8})))["learned"].verdict == "PASS"
+
+
+def test_a_lower_is_better_metric_is_turned() -> None:
+    section = changed(learned={"metric": "reply_loss", "min_gain": 0.2, "floor": 1.0})
+    candidate, base = scored(), scored()
+    noise = np.random.default_rng(0).normal(0, 0.2, 240)
+    for scores, level in ((candidate, 0.5), (base, 2.5)):
+        scores["target", "target_loss", "reply_loss"] = column(level + noise * level, better=False)
+    learned = rules(judge(candidate, base, section=section))["learned"]
+    assert learned.verdict == "PASS"
+    assert learned.value == pytest.approx(2.0, abs=0.1)
+    assert "pp" not in learned.reason
+    assert rules(judge(base, candidate, section=section))["learned"].verdict == "FAIL"
+
+
+def test_kept_distinguishes_fail_from_inconclusive() -> None:
+    passed, open_, failed = (rules(judge(scored(acc=general(losses=losses))))["kept"] for losses in (0, 7, 9))
+    assert [passed.verdict, open_.verdict, failed.verdict] == ["PASS", "INCONCLUSIVE", "FAIL"]
+    assert failed.value == pytest.approx(-0.03)  # just at the margin
+    assert "some" in open_.reason
+    assert "items would" in open_.reason
+    assert "an unchanged model would pass" in passed.reason
+    assert judge(scored(acc=general(losses=7))).verdict == "INCONCLUSIVE"
+
+
+def test_one_collapsed_ability_cannot_hide_in_the_mean() -> None:
+    collapsed = general(600, wins=40) | {"grammar": general(600, losses=80)["grammar"]}
+    decision = judge(scored(acc=collapsed), base=scored(0.2, acc=general(600)))
+    assert rules(decision)["kept"].verdict == "PASS"
+    assert rules(decision)["kept/grammar"].verdict == "FAIL"
+    assert decision.verdict == "FAIL"
+
+
+@pytest.mark.parametrize(("champion", "verdict"), [(0.75, "PASS"), (0.8, "PASS"), (0.84, "INCONCLUSIVE"), (0.9, "FAIL")])
+def test_the_champion_may_be_at_most_a_margin_better(champion: float, verdict: str) -> None:
+    generator = np.random.default_rng(1)
+    noisy = np.clip(0.8 + generator.permutation(np.linspace(-0.2, 0.2, 240)), 0, 1)
+    decision = judge(
+        scored(guideline_score=noisy), champion=scored(guideline_score=np.clip(champion + np.linspace(-0.1, 0.1, 240), 0, 1))
+    )
+    assert rules(decision)["champion"].verdict == verdict
+    assert (decision.verdict, decision.champion_version, decision.champion_digest) == (verdict, "v3", "champion-digest")
+
+
+@pytest.mark.parametrize(
+    ("metric", "rule", "bad", "passes"),
+    [("stops", "smoke/stops", 12, True), ("stops", "smoke/stops", 13, False), ("structure", "smoke/structure", 24, True),
+     ("structure", "smoke/structure", 25, False), ("nonempty", "smoke/empty", 0, True), ("nonempty", "smoke/empty", 1, False)],
+)  # fmt: skip
+def test_smoke_rules_at_their_edges(metric: str, rule: str, bad: int, passes: bool) -> None:
+    metrics: dict[str, Any] = {metric: (np.arange(240) >= bad).astype(float)}
+    decision = judge(scored(**metrics))
+    assert rules(decision)[rule].verdict == ("PASS" if passes else "FAIL")
+
+
+def broken(how: str) -> Scores:
+    scores = scored()
+    key = ("target", "target", "guideline_score")
+    was = scores[key]
+    match how:
+        case "NaN":
+            scores[key] = column(np.where(np.arange(240) == 3, np.nan, 0.8))
+        case "infinite":
+            scores["target", "target_loss", "reply_loss"] = column(np.full(240, np.inf), better=False)
+        case "missing metric":
+            del scores[key]
+        case "missing smoke metric":
+            del scores["target", "target", "stops"]
+        case "missing for some items":
+            scores["target", "target", "stops"] = column(np.ones(239))
+        case "missing task":
+            del scores["general", "facts", "acc"]
+        case "no general task":
+            scores = {name: part for name, part in scores.items() if name[0] == "target"}
+        case "other items":
+            scores[key] = column(was.values, "other")
+        case "other clusters":
+            scores[key] = dataclasses.replace(was, clusters=was.clusters[::-1])
+        case "other direction":
+            scores[key] = dataclasses.replace(was, higher_is_better=False)
+        case "twice":
+            scores[key] = ItemScores.of([*was.items, was.items[0]], [*was.clusters, "x"], [*was.values, 0.5])
+        case "nothing":
+            scores = {}
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("NaN", "1 scores are not finite"),
+        ("infinite", "240 scores are not finite"),
+        ("missing metric", "the metric target/guideline_score is missing"),
+        ("missing smoke metric", "the metric target/stops is missing"),
+        ("missing for some items", "target/stops is missing for 1 of 240 items"),
+        ("missing task", "candidate lacks general/facts/acc"),
+        ("no general task", "no general task was scored"),
+        ("other items", "different items"),
+        ("other clusters", "different items, clusters"),
+        ("other direction", "direction"),
+        ("twice", "1 items are scored twice"),
+        ("nothing", "no target task was scored"),
+    ],
+)
+def test_scores_that_cannot_be_compared_fail(how: str, words: str) -> None:
+    decision = judge(broken(how))
+    assert decision.verdict == "FAIL"
+    assert [rule.rule for rule in decision.rules] == ["integrity"]
+    assert words in decision.rules[0].reason
+    assert judge(scored(), champion=broken(how) or {("general", "x", "acc"): column([1.0])}).verdict == "FAIL"
+
+
+def test_a_metric_that_every_model_lacks_is_a_fail() -> None:
+    decision = judge(broken("missing metric"), base=broken("missing metric"))
+    assert decision.verdict == "FAIL"
+    assert "guideline_score is missing" in decision.rules[0].reason
+
+
+@pytest.mark.parametrize("change", [{"items": "j" * 64}, {"dtype": "bfloat16"}])
+def test_other_items_or_precision_cannot_be_compared(change: dict[str, str]) -> None:
+    reports = ALL_REPORTS | {"champion": report("champion", **change)}
+    decision = decide(SECTION, reports, {"base": scored(0.2), "champion": scored(0.7), "candidate": scored()})
+    assert decision.verdict == "FAIL"
+    assert "differs: base" in decision.rules[0].reason
+
+
+@pytest.mark.parametrize("role", ["base", "candidate"])
+def test_without_base_or_candidate_there_is_nothing_to_judge(role: Role) -> None:
+    with pytest.raises(StageInputError, match=f"evaluate@{role}"):
+        decide(SECTION, REPORTS | {role: report(role, None, None)}, {"base": scored(0.2), "candidate": scored()})
+
+
+@pytest.mark.parametrize(("n", "each"), [(99, 100), (100, 99), (1, 1)])
+def test_too_few_items_are_inconclusive_and_never_pass(n: int, each: int) -> None:
+    decision = judge(scored(n=n, acc=general(each)), base=scored(0.2, n=n, acc=general(each)))
+    assert rules(decision)["integrity"].verdict == "INCONCLUSIVE"
+    assert "wanted at least" in rules(decision)["integrity"].reason
+    assert decision.verdict == "INCONCLUSIVE"
+
+
+def test_one_item_suites_do_not_pass_even_if_allowed() -> None:
+    section = SECTION.model_copy(update={"min_target_items": 1, "min_general_items": 1})
+    one, zero, acc = np.ones(1), np.zeros(1), {"facts": np.ones(1)}
+    decision = judge(scored(n=1, acc=acc, guideline_score=one), scored(n=1, acc=acc, guideline_score=zero), section=section)
+    assert (rules(decision)["integrity"].verdict, decision.verdict) == ("PASS", "INCONCLUSIVE")
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 0.6), st.integers(0, 12))
+def test_better_scores_never_turn_pass_into_fail(seed: int, level: float, losses: int) -> None:
+    generator = np.random.default_rng(seed)
+    values = np.clip(level + generator.normal(0.2, 0.2, 240), 0, 1)
+    better = np.clip(values + generator.choice([0.0, 0.3], 240), 0, 1)
+    before = judge(scored(guideline_score=values, acc=general(losses=losses)), champion=scored(0.5))
+    after = judge(scored(guideline_score=better, acc=general(losses=max(0, losses - 2))), champion=scored(0.5))
+    rank = ("FAIL", "INCONCLUSIVE", "PASS")
+    assert rank.index(after.verdict) >= rank.index(before.verdict)
+
+
+@pytest.mark.parametrize(("true_loss", "least", "most"), [(0.0, 0.4, 0.75), (0.03, 0.01, 0.08), (0.06, 0.0, 0.01)])
+def test_a_model_at_the_margin_is_seldom_kept_and_an_equal_one_often(true_loss: float, least: float, most: float) -> None:
+    generator, passed, runs = np.random.default_rng(3), 0, 100
+    chances = [(0.1 - true_loss) / 2, (0.1 + true_loss) / 2, 0.9]
+    names, tasks = np.arange(360), np.repeat(TASKS, 120)
+    for _ in range(runs):
+        differences = generator.choice([1.0, -1.0, 0.0], p=chances, size=360)
+        passed += lower_bound(differences, names, tasks, confidence=0.95, draws=1000, seed=7) > -SECTION.kept.margin
+    assert least <= passed / runs <= most
+
+
+def test_many_items_are_judged() -> None:
+    n = 60_000
+    acc = general(n // 4)
+    decision = judge(scored(n=n // 4, acc=acc), base=scored(0.2, n=n // 4, acc=acc))
+    assert decision.verdict == "PASS"
+    assert rules(decision)["kept"].n == 45_000
+
+
+def test_reasons_give_figures_in_points_also_when_they_pass() -> None:
+    found = rules(judge(scored(), champion=scored(0.8)))
+    assert "guideline_score +60.0 pp against base (20.0 % -> 80.0 %) on 240 items" in found["learned"].reason
+    for name in ("learned", "kept", "kept/facts", "champion"):
+        assert " pp against " in found[name].reason
+        assert "with 95 % confidence at least" in found[name].reason
+        assert ", wanted more than " in found[name].reason
+    assert found["smoke/empty"].reason == "100.0 % of 240 replies are not empty, wanted all"
+
+
+def test_texts_mention_every_rule_and_cannot_be_broken_by_names() -> None:
+    odd = {"a|b\n<c>": general()["facts"]}
+    section = SECTION.model_copy(update={"min_general_items": 100})
+    decisions = [
+        judge(scored(), champion=scored(0.8)),
+        judge(scored(0.2, stops=np.zeros(240))),
+        judge(broken("NaN")),
+        judge(scored(acc=odd), base=scored(0.2, acc=odd), section=section),
+    ]
+    for decision, rule in itertools.chain.from_iterable(((d, rule) for rule in d.rules) for d in decisions):
+        assert rule.reason in explain(decision)
+        assert decision.verdict in explain(decision).splitlines()[0]
+    for decision in decisions:
+        lines = markdown(decision).splitlines()
+        table = [line for line in lines if line.startswith("|")]
+        assert len(table) == len(decision.rules) + 2
+        assert {line.replace("\\|", "").count("|") for line in table} == {8}
+        assert lines[-1] == table[-1]
+        assert "<c>" not in markdown(decision)
+    assert "champion v3" in explain(decisions[0])
+    assert "champion none yet" in explain(decisions[1])
