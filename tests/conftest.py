@@ -23,7 +23,7 @@ CHATML = (
 LENIENT_GATE = {
     "gate.learned.metric": "reply_loss",
     "gate.learned.min_gain": 0.1,
-    "gate.learned.floor": 0.0,
+    "gate.learned.floor": 100.0,  # of a loss: at most
     "gate.min_target_items": 5,
     "gate.min_general_items": 5,
     "gate.kept.margin": 1.0,
@@ -92,41 +92,44 @@ def edit_params(workspace: Workspace, settings: dict[str, Any]) -> None:
 MakeWorkspace = Callable[..., Workspace]
 
 
+def build_workspace(root: Path, base: Path, **settings: Any) -> Workspace:
+    """Fill `root`: the project's code, stages and policy, three raw files, a small general suite, the base model of `base`."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    for folder in ("tasks", "flows"):
+        shutil.copytree(REPO / folder, root / folder, ignore=ignore)
+    for file in ("params.yaml", "dvc.yaml", ".dvcignore"):
+        shutil.copyfile(REPO / file, root / file)
+    (root / "data" / "raw").mkdir(parents=True)
+    for file in ("policy.yaml", "GUIDELINES.md", "orders.jsonl", "delivery.jsonl"):
+        shutil.copyfile(REPO / "data" / "raw" / file, root / "data" / "raw" / file)
+    shutil.copytree(REPO / "data" / "eval", root / "data" / "eval")
+    for items in (root / "data" / "eval").glob("*.jsonl"):
+        items.write_text("".join(items.read_text().splitlines(keepends=True)[:8]))
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=root, check=True)
+    shutil.copyfile(REPO / ".dvc" / "config", root / ".dvc" / "config")
+    with (root / ".dvc" / "config").open("a") as config:
+        config.write("    no_scm = true\n")
+    workspace = Workspace(root)
+    small = {
+        "base": {"source": "folder", "path": str(base), "sha256": sha256_file(base / "model.safetensors")},
+        "validate.min_accepted": 20,
+        "validate.max_length": 1024,
+        "train.method": "full",
+        "train.learning_rate": 0.01,
+        "train.max_steps": 6,
+        "train.eval_steps": 3,
+        "evaluate.max_new_tokens": 8,
+    }
+    edit_params(workspace, small | LENIENT_GATE | settings)
+    return workspace
+
+
 @pytest.fixture
 def make_workspace(tmp_path: Path, tiny_base: Path) -> MakeWorkspace:
-    """Builds `tmp_path/NAME`: the project's code, stages and policy, three raw files, a small general suite, the tiny model."""
+    """Builds `tmp_path/NAME` as `build_workspace` does, with the tiny model."""
 
     def make(name: str = "workspace", **settings: Any) -> Workspace:
-        root = tmp_path / name
-        ignore = shutil.ignore_patterns("__pycache__")
-        for folder in ("tasks", "flows"):
-            shutil.copytree(REPO / folder, root / folder, ignore=ignore)
-        for file in ("params.yaml", "dvc.yaml", ".dvcignore"):
-            shutil.copyfile(REPO / file, root / file)
-        (root / "data" / "raw").mkdir(parents=True)
-        for file in ("policy.yaml", "GUIDELINES.md", "orders.jsonl", "delivery.jsonl"):
-            shutil.copyfile(REPO / "data" / "raw" / file, root / "data" / "raw" / file)
-        shutil.copytree(REPO / "data" / "eval", root / "data" / "eval")
-        for items in (root / "data" / "eval").glob("*.jsonl"):
-            items.write_text("".join(items.read_text().splitlines(keepends=True)[:8]))
-        subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=root, check=True)
-        shutil.copyfile(REPO / ".dvc" / "config", root / ".dvc" / "config")
-        with (root / ".dvc" / "config").open("a") as config:
-            config.write("    no_scm = true\n")
-        workspace = Workspace(root)
-        base = {"source": "folder", "path": str(tiny_base), "sha256": sha256_file(tiny_base / "model.safetensors")}
-        small = {
-            "base": base,
-            "validate.min_accepted": 20,
-            "validate.max_length": 1024,
-            "train.method": "full",
-            "train.learning_rate": 0.01,
-            "train.max_steps": 6,
-            "train.eval_steps": 3,
-            "evaluate.max_new_tokens": 8,
-        }
-        edit_params(workspace, small | LENIENT_GATE | settings)
-        return workspace
+        return build_workspace(tmp_path / name, tiny_base, **settings)
 
     return make
 

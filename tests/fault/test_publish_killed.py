@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 import pytest
@@ -28,7 +27,7 @@ _WATCHED = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
 
 
 def _watch(root: Path, act: Callable[[], None]) -> None:
-    """Call `act` before each operation on a file below `root`, each write and each fsync, and in the middle of each copy.
+    """Call `act` before each operation on a file below `root` and each fsync, and in the middle of each copy.
 
     Audit hooks cannot be removed: only for a child process.
     """
@@ -37,6 +36,9 @@ def _watch(root: Path, act: Callable[[], None]) -> None:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in _WATCHED and isinstance(arguments[0], str | os.PathLike) and os.fspath(arguments[0]).startswith(prefix):
             act()
+            if event == "open" and arguments[2] & os.O_TRUNC and os.path.exists(arguments[0]):  # noqa: PTH110
+                os.truncate(arguments[0], 0)  # what opening it does next; between that and the first write is another moment
+                act()
 
     def fsync(handle: int) -> None:
         act()  # without waiting for the disk: a kill loses nothing that was written
@@ -48,11 +50,6 @@ def _watch(root: Path, act: Callable[[], None]) -> None:
         act()
         writer.write(data[len(data) // 2 :])
 
-    def profile(frame: FrameType, event: str, function: Any) -> None:
-        if event == "c_call" and function.__name__ == "write":  # opened, so emptied, but not written
-            act()
-
-    sys.setprofile(profile)
     os.fsync, shutil.copyfileobj = fsync, copyfileobj  # type: ignore[assignment]
     sys.addaudithook(hook)
 

