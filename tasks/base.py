@@ -138,10 +138,12 @@ def _from_folder(section: FolderBase, folder: Path) -> str:
 
 
 def _copy_model(source: Path, folder: Path, sha256: str) -> None:
-    weights = source / "model.safetensors"
-    if not weights.is_file():
-        raise BaseModelError(f"base: {source} has no model.safetensors (other weight formats and shards are not read)")
-    _check_sha256(weights, sha256)
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        if not (source / name).is_file():
+            raise BaseModelError(
+                f"base: {source} has no {name} (other formats of weights or tokenizers, and shards, are not read)"
+            )
+    _check_sha256(source / "model.safetensors", sha256)
     for name in MODEL_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)

@@ -4,6 +4,7 @@ python -m tasks.evaluate candidate
 """
 
 import argparse
+import logging
 import math
 import os
 import sys
@@ -11,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tasks.environment import describe, pick_device, pick_dtype
+from tasks.environment import describe, keep_freed_memory, pick_device, pick_dtype
 from tasks.errors import DataError, EvalError, StageInputError
 from tasks.files import sha256_file, sha256_json, tree_digest, write_jsonl
 from tasks.guidelines import Rulebook
@@ -98,6 +99,7 @@ def _metric(suite: str, task: str, metric: str, members: list[Item]) -> Metric:
 def _score(
     section: Evaluate, guidelines: Guidelines, model_folder: Path, workspace: Workspace, dtype: str
 ) -> tuple[list[Item], list[dict[str, Any]], list[list[str]]]:
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["HF_DATASETS_CACHE"] = cache  # never rows that an earlier version of a file left behind
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -108,6 +110,7 @@ def _score(
         test = workspace.prepared / "test.parquet"
         if not test.is_file():
             raise StageInputError(f"{test}: missing, so the stage prepare has not finished; run `dvc repro` or `refit run`")
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
         generator, scorer = _load(model_folder, dtype, section)
         docs = target_docs(pq.read_table(test).to_pylist(), generator.tokenizer)
         generation, loss = target_tasks(docs, Rulebook(guidelines), section.max_new_tokens)

@@ -140,9 +140,15 @@ class Evaluate(Section):
 
 
 class Learned(Section):
-    metric: str = Field(description="a metric of the target suite, higher is better")
-    min_gain: float = Field(ge=0, le=1, description="the lower bound of candidate - base must be above")
-    floor: Share = Field(description="the candidate's own mean must reach")
+    metric: str = Field(description="a metric of the target suite")
+    min_gain: float = Field(ge=0, description="the lower bound of the gain of candidate over base must be above")
+    floor: float = Field(ge=0, description="the candidate's own mean must reach; if the metric is a loss, it may not exceed")
+
+    @model_validator(mode="after")
+    def _shares_where_the_metric_is_one(self) -> Self:
+        if not self.metric.endswith("_loss") and max(self.min_gain, self.floor) > 1:
+            raise ValueError(f"{self.metric} is a share, so min_gain and floor must be at most 1")
+        return self
 
 
 class Kept(Section):

@@ -1,6 +1,7 @@
 """Pictures as SVG text: no plotting library, no script, nothing loaded from anywhere."""
 
 import csv
+from html import escape
 from pathlib import Path
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 300, 46
@@ -29,13 +30,15 @@ def curves_svg(curves: dict[str, list[tuple[float, float]]], x_label: str) -> st
     for number, ((name, curve), colour) in enumerate(zip(curves.items(), _COLOURS, strict=False)):
         path = " ".join(place(x, y) for x, y in curve)
         lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
-        legend.append(f'<text x="{_WIDTH - _MARGIN}" y="{20 + 16 * number}" fill="{colour}" text-anchor="end">{name}</text>')
+        legend.append(
+            f'<text x="{_WIDTH - _MARGIN}" y="{20 + 16 * number}" fill="{colour}" text-anchor="end">{escape(name)}</text>'
+        )
     axis = f"M{place(0, y_max)} L{place(0, 0)} L{place(x_max, 0)}".replace(",", " ")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12">'
         f'<rect width="100%" height="100%" fill="white"/><path d="{axis}" fill="none" stroke="#888"/>'
         f'<text x="{_MARGIN - 6}" y="{_MARGIN + 4}" text-anchor="end">{y_max:.2f}</text>'
         f'<text x="{_MARGIN - 6}" y="{_HEIGHT - _MARGIN}" text-anchor="end">0</text>'
-        f'<text x="{_WIDTH - _MARGIN}" y="{_HEIGHT - _MARGIN + 18}" text-anchor="end">{x_label} {x_max:g}</text>'
+        f'<text x="{_WIDTH - _MARGIN}" y="{_HEIGHT - _MARGIN + 18}" text-anchor="end">{escape(x_label)} {x_max:g}</text>'
         f"{''.join(lines)}{''.join(legend)}</svg>"
     )

@@ -4,7 +4,6 @@ python -m tasks.prepare
 """
 
 import hashlib
-import re
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -79,7 +78,20 @@ def split_of(cluster: str, section: Prepare) -> str:
 
 def normalise(text: str) -> str:
     """Text without what does not make a difference: case, punctuation, blanks, compatibility forms (Unicode NFKC)."""
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_BLANKS).split())
+
+
+class _Blanks(dict[int, str]):
+    """For str.translate: a blank for all but letters, digits, `_`, and the marks that are vowels in Indic and other scripts."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        keeps = character.isalnum() or character == "_" or unicodedata.category(character).startswith("M")
+        self[code] = character if keeps else " "
+        return self[code]
+
+
+_BLANKS = _Blanks()
 
 
 def _hash(messages: list[Message]) -> str:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tasks.errors import PipelineError, StageKilled, TransientError
+from tasks.errors import InputError, PipelineError, StageKilled, TransientError
 from tasks.paths import ROLES, Workspace
 from tasks.process import ERROR_PREFIX, die_with_parent_signal, parse_error
 from tasks.records import (
@@ -36,6 +36,11 @@ STAGES: dict[str, type[Record]] = {
 """Every DVC stage in its order, with the type of its record."""
 
 _ALWAYS_CHANGED = "champion"
+# DVC's advice to a person at a terminal, progress bars, blank lines: of no use in a run's log.
+_NOISE = re.compile(
+    r"^\s*$|\d+%\||^\s*git add |^To (track the changes with git|enable auto staging), run:$|^\s*dvc config core.autostage true$"
+    r"|^Use `dvc push` to send|^Updating lock file 'dvc.lock'$"
+)
 _GRACE_SECONDS = 10.0
 _TAIL_LINES = 200
 
@@ -45,11 +50,26 @@ def changed_stages(workspace: Workspace, stages: Sequence[str]) -> list[str]:
 
     `champion`, which DVC always runs since the registry is not its own, counts as changed here only if it never ran; whoever
     calls compares its record with the registry.
+
+    Raises:
+        InputError: DVC was never set up here, or cannot read dvc.yaml, dvc.lock or its own settings.
+        TransientError: another process holds DVC's lock.
     """
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
-    with Repo(str(workspace.root)) as repo:
-        status = repo.status(targets=[f"{workspace.root}/dvc.yaml:{stage}" for stage in stages])
+    try:
+        with Repo(str(workspace.root)) as repo:
+            status = repo.status(targets=[f"{workspace.root}/dvc.yaml:{stage}" for stage in stages])
+    except NotDvcRepoError:
+        raise InputError(
+            f"{workspace.root}: DVC does not know this folder; run `dvc init` there (`dvc init --no-scm` without git)"
+        ) from None
+    except LockError:
+        raise TransientError(f"{workspace.root}: another process holds DVC's lock; wait for that run to end") from None
+    except DvcException as error:
+        raise InputError(f"{workspace.root}: DVC cannot tell what changed: {' '.join(str(error).split())}; mend that") from None
     changes = {
         name.rpartition(":")[2]: [item for item in reasons if item != "always changed"] for name, reasons in status.items()
     }
@@ -57,7 +77,7 @@ def changed_stages(workspace: Workspace, stages: Sequence[str]) -> list[str]:
 
 
 def reproduce(workspace: Workspace, stage: str, log: Callable[[str], None]) -> None:
-    """Run `dvc repro --single-item STAGE`; every line that it prints goes to `log`.
+    """Run `dvc repro --single-item STAGE`; the lines that it prints go to `log`, without noise.
 
     Raises:
         PipelineError: the stage's own error, of its own type.
@@ -74,7 +94,13 @@ def run_child(workspace: Workspace, stage: str, command: Sequence[str], log: Cal
         PipelineError: as `reproduce`.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    quiet = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    quiet = {
+        "TQDM_DISABLE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONUNBUFFERED": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
     child = subprocess.Popen(
         command,
         cwd=workspace.root,
@@ -95,10 +121,13 @@ def run_child(workspace: Workspace, stage: str, command: Sequence[str], log: Cal
         assert child.stdout is not None
         for line in child.stdout:
             tail.append(line.rstrip("\n"))
-            log(tail[-1])
+            if not _NOISE.search(tail[-1]):
+                log(tail[-1])
     finally:
         _end_group(child)
         reaper.join()
+        if child.stdout is not None:
+            child.stdout.close()
     if child.returncode:
         raise _failure(stage, child.returncode, list(tail))
 

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tasks.environment import describe, pick_device, pick_dtype, work_offline
+from tasks.environment import describe, keep_freed_memory, pick_device, pick_dtype, work_offline
 from tasks.errors import StageInputError, TrainingError
 from tasks.files import sha256_file, sha256_json, tree_digest, write_atomic
 from tasks.params import Params, Train
@@ -37,6 +37,7 @@ def train(section: Train, workspace: Workspace) -> TrainedModel:
         TrainingError: a row has no supervised token, or a loss is zero or not a number.
     """
     work_offline()
+    keep_freed_memory()
     import transformers
     from transformers import AutoTokenizer
 
@@ -109,11 +110,13 @@ def check_supervision(labels: list[list[int]], eos_token_id: int, split: str) ->
 
 
 def check_losses(losses: list[float], eval_losses: list[float]) -> None:
-    """Refuse a training whose loss is no number or zero, as with labels that are all masked.
+    """Refuse a training whose loss is missing, no number or zero, as with labels that are all masked.
 
     Raises:
         TrainingError: with the first bad step.
     """
+    if not losses:
+        raise TrainingError("no loss was logged; wanted at least one: lower train.logging_steps to at most the number of steps")
     for number, loss in enumerate(losses, 1):
         if not math.isfinite(loss) or loss == 0:
             raise TrainingError(

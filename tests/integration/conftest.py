@@ -6,6 +6,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,16 @@ def _away_from_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class _Server:
+    process: "subprocess.Popen[bytes]"
+    api: str
+    log: Path
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API's address of a `prefect server start` of our own, ready to answer."""
+def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Server]:
+    """A `prefect server start` of our own, on its way."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -42,13 +50,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.setenv("PREFECT_SERVER_API_HOST", "127.0.0.1")
         patch.setenv("PREFECT_SERVER_API_PORT", str(port))
         process = subprocess.Popen([sys.executable, "-m", "prefect", "server", "start"], stdout=log, stderr=subprocess.STDOUT)
-    try:
-        api = f"http://127.0.0.1:{port}/api"
-        _wait_until_healthy(process, api, home / "log")
-        yield api
-    finally:
-        process.terminate()
-        process.wait(30)
+    yield _Server(process, f"http://127.0.0.1:{port}/api", home / "log")
+    process.terminate()
+    process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def server(starting: _Server) -> str:
+    """The address of its API, which answers."""
+    _wait_until_healthy(starting.process, starting.api, starting.log)
+    return starting.api
 
 
 def _wait_until_healthy(process: "subprocess.Popen[bytes]", api: str, log: Path) -> None:
@@ -67,8 +78,8 @@ def _wait_until_healthy(process: "subprocess.Popen[bytes]", api: str, log: Path)
 
 
 @pytest.fixture(scope="session")
-def live(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Workspace:
-    """The workspace of the first run. Only test_flow.py changes it further; others copy `first.left`."""
+def live(starting: _Server, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The workspace of the first run, made while the server starts. Only test_flow.py changes it further; others copy `first.left`."""
     return build_workspace(tmp_path_factory.mktemp("live") / "workspace", tiny_base)
 
 

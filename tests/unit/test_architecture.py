@@ -81,6 +81,7 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
 def module_paths(package: str) -> dict[str, Path]:
     return {module_name(path): path for path in sorted((ROOT / package).rglob("*.py"))}
 
@@ -113,6 +114,7 @@ def outside_functions(node: ast.AST) -> Iterator[ast.AST]:
         yield from outside_functions(child)
 
 
+@cache
 def imports_of(path: Path) -> set[str]:
     return imported(ast.walk(syntax(path)))
 
@@ -179,7 +181,7 @@ def test_what_is_imported_is_declared() -> None:
     """Each library is a dependency of ours, not only of somebody else's."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[<>=!~\[; ]", line)[0].lower().replace("-", "_") for line in project["dependencies"]}
-    distributions = {"yaml": "pyyaml"}
+    distributions = {"yaml": "pyyaml", "ruamel": "ruamel.yaml"}
     for package in ("tasks", "flows"):
         for module, path in module_paths(package).items():
             others = tops(imports_of(path)) - set(sys.stdlib_module_names) - {"tasks", "flows", "__future__"}

@@ -13,9 +13,10 @@ from tasks.gate import decide
 from tasks.item_scores import ItemScores, Scores
 from tasks.params import Gate
 from tasks.records import Environment, EvalReport, GateDecision, RuleResult
-from tasks.statistics import lower_bound
 
 TASKS = ("facts", "grammar", "meaning")
+# Fewer than params.yaml may have, for speed; test_statistics.py and tests/integration/test_gate_rates.py take more.
+FEW_DRAWS = {"bootstrap_draws": 250}
 SECTION = Gate.model_validate(
     {
         "confidence": 0.95,
@@ -28,7 +29,7 @@ SECTION = Gate.model_validate(
         "champion": {"margin": 0.05},
         "smoke": {"min_stop_rate": 0.95, "min_structure_rate": 0.9},
     }
-)
+).model_copy(update=FEW_DRAWS)
 ENVIRONMENT = Environment(python="3", platform="x", device="cpu", threads=2, git_commit=None, packages={})
 Role = Literal["base", "champion", "candidate"]
 
@@ -77,9 +78,8 @@ def rules(decision: GateDecision) -> dict[str, RuleResult]:
 
 
 def changed(**sections: dict[str, Any]) -> Gate:
-    return Gate.model_validate(
-        {**SECTION.model_dump(), **{key: SECTION.model_dump()[key] | value for key, value in sections.items()}}
-    )
+    tree = SECTION.model_dump() | {"bootstrap_draws": 1000}
+    return Gate.model_validate(tree | {key: tree[key] | value for key, value in sections.items()}).model_copy(update=FEW_DRAWS)
 
 
 def test_a_good_first_run_passes_without_a_champion() -> None:
@@ -290,23 +290,12 @@ def test_better_scores_never_turn_pass_into_fail(seed: int, level: float, losses
     assert rank.index(after.verdict) >= rank.index(before.verdict)
 
 
-@pytest.mark.parametrize(("true_loss", "least", "most"), [(0.0, 0.4, 0.75), (0.03, 0.01, 0.08), (0.06, 0.0, 0.01)])
-def test_a_model_at_the_margin_is_seldom_kept_and_an_equal_one_often(true_loss: float, least: float, most: float) -> None:
-    generator, passed, runs = np.random.default_rng(3), 0, 100
-    chances = [(0.1 - true_loss) / 2, (0.1 + true_loss) / 2, 0.9]
-    names, tasks = np.arange(360), np.repeat(TASKS, 120)
-    for _ in range(runs):
-        differences = generator.choice([1.0, -1.0, 0.0], p=chances, size=360)
-        passed += lower_bound(differences, names, tasks, confidence=0.95, draws=1000, seed=7) > -SECTION.kept.margin
-    assert least <= passed / runs <= most
-
-
 def test_many_items_are_judged() -> None:
-    n = 60_000
+    n = 24_000
     acc = general(n // 4)
     decision = judge(scored(n=n // 4, acc=acc), base=scored(0.2, n=n // 4, acc=acc))
     assert decision.verdict == "PASS"
-    assert rules(decision)["kept"].n == 45_000
+    assert rules(decision)["kept"].n == 18_000
 
 
 def test_reasons_give_figures_in_points_also_when_they_pass() -> None:

@@ -1,0 +1,105 @@
+"""A local folder as the base model: what is refused, before anything is replaced. No weights are loaded here."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from tasks import base as stage
+from tasks.base import MODEL_FILES, fetch_base
+from tasks.errors import BaseModelError
+from tasks.files import hash_tree, sha256_file
+from tasks.params import FolderBase
+from tasks.records import BaseModelRecord
+
+
+def safetensors(path: Path, shapes: dict[str, list[int]], **metadata: str) -> Path:
+    """A file with this header and no tensor data."""
+    header: dict[str, object] = {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    text = json.dumps(header | ({"__metadata__": metadata} if metadata else {})).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder that has all that is asked of a base model, and files that are not to be copied."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    safetensors(folder / "model.safetensors", {"embed": [10, 4], "norm": [4], "scale": []}, format="pt")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_text("{}")
+    for name in ("pytorch_model.bin", "modeling_custom.py", "optimizer.pt"):
+        (folder / name).write_bytes(b"code")
+    return folder
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """The result of an earlier run."""
+    folder = tmp_path / "data" / "base"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"earlier")
+    return folder
+
+
+def fetch(source: Path, target: Path, sha256: str = "") -> BaseModelRecord:
+    section = FolderBase(source="folder", path=str(source), sha256=sha256 or sha256_file(source / "model.safetensors"))
+    return fetch_base(section, target, target.parent / "base.json")
+
+
+def refusal(source: Path, target: Path, sha256: str = "0" * 64) -> str:
+    """The message; checks that the earlier result is as it was, without a new record or leftovers."""
+    with pytest.raises(BaseModelError) as caught:
+        fetch(source, target, sha256)
+    assert hash_tree(target.parent) == {"base/model.safetensors": sha256_file(target / "model.safetensors")}
+    assert (target / "model.safetensors").read_bytes() == b"earlier"
+    assert [path.name for path in target.parent.iterdir()] == ["base"]
+    return str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path, target: Path) -> None:
+    message = refusal(tmp_path / "absent", target)
+    assert str(tmp_path / "absent") in message
+    assert "relative paths start at the workspace" in message
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_folder_that_lacks_a_file_of_the_model_is_refused(source: Path, target: Path, name: str) -> None:
+    """Here, and not by a later stage that would say that this one has not finished."""
+    digest = sha256_file(source / "model.safetensors")
+    (source / name).unlink()
+    assert f"{source} has no {name}" in refusal(source, target, digest)
+
+
+def test_other_weights_are_refused_with_both_hashes_and_a_way_out(source: Path, target: Path) -> None:
+    message = refusal(source, target, "1" * 64)
+    assert message == (
+        f"base.sha256: model.safetensors has sha256 {sha256_file(source / 'model.safetensors')}, wanted {'1' * 64}; "
+        "if you trust this file, write its hash into params.yaml"
+    )
+
+
+def test_a_good_folder_is_copied_without_pickles_and_code(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "_check_usable", lambda folder, source: None)
+    record = fetch(source, target)
+    assert BaseModelRecord.read(target.parent / "base.json") == record
+    wanted = {name: digest for name, digest in hash_tree(source).items() if name in MODEL_FILES}
+    assert len(wanted) == 5
+    assert hash_tree(target) == wanted == record.files
+    assert (record.source, record.n_parameters) == (str(source), 45)
+    assert {path.name for path in target.parent.iterdir()} == {"base", "base.json"}
+
+
+def test_a_tokenizer_that_is_refused_leaves_the_earlier_base(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path, source: str) -> None:
+        raise BaseModelError(f"base {source}: no chat template")
+
+    monkeypatch.setattr(stage, "_check_usable", refuse)
+    assert "no chat template" in refusal(source, target, sha256_file(source / "model.safetensors"))
+
+
+def test_parameters_are_counted_from_the_header(tmp_path: Path) -> None:
+    path = safetensors(tmp_path / "a.safetensors", {"a": [3, 5], "b": [7], "scalar": [], "empty": [0, 9]}, format="pt")
+    assert stage._count_parameters(path) == 15 + 7 + 1

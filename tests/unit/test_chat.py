@@ -1,0 +1,123 @@
+"""Which tokens the loss counts on: the assistant's, with their end-of-turn token, and no others."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from tasks.chat import Message, encode, prompt_text
+from tasks.errors import DataError
+from tests.unit.fake_tokenizer import EOS, FakeTokenizer, Template, chatml, decode
+
+
+def said(*turns: tuple[str, str]) -> list[Message]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+QUESTION = ("user", "When?")
+ONE_TURN = said(("system", "Be kind."), QUESTION, ("assistant", "Now."))
+TWO_TURNS = said(QUESTION, ("assistant", "Which?"), ("user", "The blue one."), ("assistant", "Soon."))
+
+
+def supervised(messages: list[Message], template: Template = chatml) -> str:
+    """The text under the labels; checks that a label is either masked or the token itself."""
+    tokens = encode(messages, FakeTokenizer(template))
+    assert len(tokens["labels"]) == len(tokens["input_ids"])
+    assert all(label in (-100, token) for label, token in zip(tokens["labels"], tokens["input_ids"], strict=True))
+    assert decode(tokens["input_ids"]) == template(messages, False)
+    return decode(tokens["labels"])
+
+
+def test_only_the_reply_and_its_end_are_supervised() -> None:
+    assert supervised(ONE_TURN) == f"Now.{EOS}"
+
+
+def test_every_reply_of_a_conversation_is_supervised() -> None:
+    assert supervised(TWO_TURNS) == f"Which?{EOS}Soon.{EOS}"
+
+
+def test_labels_stand_where_the_reply_stands() -> None:
+    """Not at an earlier place with the same text."""
+    messages = said(("user", "Now."), ("assistant", "Now."))
+    labels = encode(messages, FakeTokenizer())["labels"]
+    assert [index for index, label in enumerate(labels) if label != -100] == list(range(len(labels) - 6, len(labels) - 1))
+
+
+@pytest.mark.parametrize("text", ["환불은 5일 안에 처리됩니다.", "👍🏽 5 €", "two\nlines", "<user>\nnot a turn"])
+def test_any_text_is_supervised_whole(text: str) -> None:
+    assert supervised(said(QUESTION, ("assistant", text))) == text + EOS
+
+
+def test_a_user_who_writes_the_end_of_turn_is_not_supervised() -> None:
+    messages = said(("user", f"When?{EOS}\n<assistant>\nFree!{EOS}"), ("assistant", "Now."))
+    assert supervised(messages) == f"Now.{EOS}"
+
+
+def test_a_token_that_begins_before_the_reply_is_not_supervised() -> None:
+    tokens = encode(ONE_TURN, FakeTokenizer(pieces=rf"{EOS}|\nN|."))
+    assert decode(tokens["labels"]) == f"ow.{EOS}"
+
+
+def test_text_after_the_end_of_turn_is_not_supervised() -> None:
+    def wordy(messages: Sequence[Message], generate: bool) -> str:
+        return chatml(messages, generate).replace(f"{EOS}\n", f"{EOS} -- end of turn --\n")
+
+    assert supervised(TWO_TURNS, wordy) == f"Which?{EOS}Soon.{EOS}"
+
+
+def without_reasoning(messages: Sequence[Message], generate: bool) -> str:
+    """Leaves `…#` out of all replies but the last, as templates of reasoning models do."""
+    shown: list[Message] = [
+        {"role": m["role"], "content": m["content"] if index == len(messages) - 1 else m["content"].rpartition("#")[2]}
+        for index, m in enumerate(messages)
+    ]
+    return chatml(shown, generate)
+
+
+def end_at_the_end(messages: Sequence[Message], generate: bool) -> str:
+    return chatml(messages, generate).replace(EOS, "") + EOS * (not generate)
+
+
+def other_prompt(messages: Sequence[Message], generate: bool) -> str:
+    return chatml(messages, False) + "<bot>\n" * generate
+
+
+@pytest.mark.parametrize("template", [without_reasoning, end_at_the_end, other_prompt], ids=lambda template: template.__name__)
+def test_a_template_that_rewrites_earlier_text_is_refused(template: Template) -> None:
+    messages = said(QUESTION, ("assistant", "hm#Which?"), ("user", "The blue one."), ("assistant", "Soon."))
+    with pytest.raises(DataError, match="adding a message changes the text before it"):
+        encode(messages, FakeTokenizer(template))
+
+
+def no_end(messages: Sequence[Message], generate: bool) -> str:
+    return "".join(f"<{m['role']}>\n{m['content']}\n" for m in messages) + "<assistant>\n" * generate
+
+
+def end_of_users_only(messages: Sequence[Message], generate: bool) -> str:
+    ends = {"user": EOS}
+    return "".join(f"<{m['role']}>\n{m['content']}{ends.get(m['role'], '')}\n" for m in messages) + "<assistant>\n" * generate
+
+
+@pytest.mark.parametrize("template", [no_end, end_of_users_only], ids=lambda template: template.__name__)
+def test_a_template_without_an_end_of_turn_is_refused(template: Template) -> None:
+    with pytest.raises(DataError, match=rf"0 of 2 assistant turns end with '{EOS}' among the labels"):
+        encode(TWO_TURNS, FakeTokenizer(template))
+
+
+def test_a_users_end_of_turn_does_not_stand_in_for_a_missing_one() -> None:
+    with pytest.raises(DataError, match="0 of 1 assistant turns"):
+        encode(said(("user", f"When?{EOS}"), ("assistant", "Now.")), FakeTokenizer(no_end))
+
+
+def test_an_end_of_turn_inside_a_reply_is_refused() -> None:
+    with pytest.raises(DataError, match="2 of 1 assistant turns"):
+        encode(said(QUESTION, ("assistant", f"No{EOS}w.")), FakeTokenizer())
+
+
+def test_an_end_that_the_tokenizer_cuts_in_pieces_is_refused() -> None:
+    with pytest.raises(DataError, match="0 of 1 assistant turns"):
+        encode(ONE_TURN, FakeTokenizer(pieces="."))
+
+
+def test_a_prompt_is_the_text_that_training_saw_before_the_reply() -> None:
+    prompt = prompt_text(TWO_TURNS[:-1], FakeTokenizer())
+    assert f"{prompt}Soon.{EOS}\n" == chatml(TWO_TURNS, False)

@@ -1,0 +1,69 @@
+"""What the documents say exists: commands, make targets, modules, sections, stages, links."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows import cli
+from tasks.repro import STAGES
+
+REPO = Path(__file__).parents[2]
+PAGES = [REPO / "README.md", REPO / "deployments" / "README.md"]
+README = PAGES[0].read_text()
+
+
+def shell_lines() -> list[str]:
+    blocks = [block for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)]
+    return [line.split("#")[0].strip() for block in blocks for line in block.splitlines() if line.split("#")[0].strip()]
+
+
+def test_the_pages_have_commands() -> None:
+    assert len(shell_lines()) >= 6
+
+
+@pytest.mark.parametrize("line", [line for line in shell_lines() if "refit " in line])
+def test_refit_commands_parse(line: str) -> None:
+    words = shlex.split(line)
+    assert cli._parser().parse_args(words[words.index(".venv/bin/refit") + 1 :]).command
+
+
+@pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("make ")])
+def test_make_targets_exist(line: str) -> None:
+    target = line.split()[1]
+    assert re.search(rf"^{target}:", (REPO / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", [line.split()[1] for line in shell_lines() if line.startswith(".venv/bin/python tests/")])
+def test_scripts_exist(path: str) -> None:
+    assert (REPO / path).is_file()
+
+
+def test_readme_names_every_module_stage_and_section() -> None:
+    modules = [path.name for folder in ("tasks", "flows") for path in (REPO / folder).glob("*.py") if path.name != "__init__.py"]
+    assert len(modules) > 20
+    stages = {stage.partition("@")[0] for stage in STAGES} | {"push"}
+    sections = yaml.safe_load((REPO / "params.yaml").read_text())
+    missing = [name for name in modules if name not in README]
+    missing += [stage for stage in stages if not re.search(rf"\b{stage}\b", README)]
+    missing += [f"{section}:" for section in ("train", "base", "gate", "push", "guidelines") if f"`{section}:`" not in README]
+    assert not missing
+    assert set(sections) == {"base", "validate", "guidelines", "prepare", "train", "evaluate", "gate", "push"}
+
+
+def test_readme_exit_codes_are_those_of_the_program() -> None:
+    for state, code in cli.EXIT_CODES.items():
+        assert re.search(rf"\b{code} [^,.]*{state.lower()}", README), state
+
+
+def test_guidelines_page_and_policy_file_say_the_same() -> None:
+    topics = yaml.safe_load((REPO / "data" / "raw" / "policy.yaml").read_text())["topics"]
+    page = (REPO / "data" / "raw" / "GUIDELINES.md").read_text()
+    rows = [
+        f"| {name} | {topic['category']} | {topic['policy']} | {'; '.join(topic['must_say'])} |" for name, topic in topics.items()
+    ]
+    assert len(rows) >= 40
+    assert [row for row in rows if row not in page] == []
+    assert page.count("\n| ") == len(rows) + 1

@@ -1,0 +1,251 @@
+"""Accepted rows -> splits: what counts as the same text, who is in which split, and that every row is accounted for."""
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks import prepare as stage
+from tasks.chat import Message
+from tasks.errors import DataError, StageInputError
+from tasks.params import Prepare
+from tasks.prepare import SPLITS, cluster_of, normalise, prepare, split_of
+from tasks.records import PreparedDataset
+from tests.unit.fake_tokenizer import EOS, FakeTokenizer, decode
+
+SECTION = Prepare(split_salt="salt", eval_fraction=0.1, test_fraction=0.2)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Where  is\tmy\n ORDER?!", "where is my order"),
+        ("Ｗｈｅｒｅ　１２", "where 12"),
+        ("the ﬁrst №  ①", "the first no 1"),
+        ("STRASSE", normalise("straße")),
+        ("order_id", "order_id"),
+        ("환불은 언제 되나요?", "환불은 언제 되나요"),
+        (unicodedata.normalize("NFD", "환불은 언제 되나요"), "환불은 언제 되나요"),
+        ("ﾃﾞｰﾀ", "データ"),
+        (unicodedata.normalize("NFD", "Café à Zürich"), "café à zürich"),
+        ("… — “”", ""),
+        ("", ""),
+    ],
+)
+def test_what_makes_no_difference_goes(text: str, wanted: str) -> None:
+    assert normalise(text) == wanted == normalise(wanted)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("15 days", "1 5 days"),
+        ("환불", "한불"),
+        ("café", "cafe"),
+        ("मेरा", "मेरी"),  # marks, not letters, tell these apart, and those below
+        ("มี", "มู"),
+        ("கை", "கா"),
+    ],
+)
+def test_what_makes_a_difference_stays(one: str, other: str) -> None:
+    assert normalise(one) != normalise(other)
+
+
+def conversation(prompt: str, reply: str = "Yes.") -> list[Message]:
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
+
+
+def test_a_cluster_is_what_stands_before_the_last_reply() -> None:
+    asked = cluster_of(conversation("When is it here?"))
+    assert cluster_of(conversation("when is it  HERE", "Tomorrow.")) == asked
+    assert cluster_of(conversation("When was it here?")) != asked
+    assert cluster_of([{"role": "system", "content": "Be kind."}, *conversation("When is it here?")]) != asked
+
+
+def test_a_cluster_knows_roles_and_the_borders_of_messages() -> None:
+    def before(*turns: tuple[str, str]) -> str:
+        messages: list[Message] = [{"role": role, "content": content} for role, content in turns]
+        return cluster_of([*messages, *conversation("?")[1:]])
+
+    variants = [
+        before(("user", "a b")),
+        before(("system", "a b")),
+        before(("system", "a"), ("user", "b")),
+        before(("user", "a"), ("assistant", ""), ("user", "b")),
+    ]
+    assert len(set(variants)) == 4
+
+
+def clusters(n: int) -> list[str]:
+    return [cluster_of(conversation(f"question {number}")) for number in range(n)]
+
+
+def test_fractions_are_met_and_the_salt_decides_who_is_where() -> None:
+    places = [split_of(cluster, SECTION) for cluster in clusters(4000)]
+    assert {name: round(places.count(name) / 4000, 1) for name in SPLITS} == {"train": 0.7, "eval": 0.1, "test": 0.2}
+    assert abs(places.count("test") - 800) < 4 * 25.3  # four standard deviations
+    salted = [split_of(cluster, SECTION.model_copy(update={"split_salt": "pepper"})) for cluster in clusters(4000)]
+    kept = sum(a == b == "test" for a, b in zip(places, salted, strict=True))
+    assert abs(kept - 160) < 4 * 12.4  # of 800 in test by chance a fifth again
+
+
+KNOWN = [
+    "train",
+    "train",
+    "eval",
+    "train",
+    "train",
+    "train",
+    "train",
+    "train",
+    "test",
+    "train",
+    "test",
+    "eval",
+    "train",
+    "train",
+    "train",
+    "train",
+]
+
+
+def test_a_known_cluster_stays_where_it_was_in_all_versions() -> None:
+    """If this fails, every published model was scored on rows that the next one trains on."""
+    assert [split_of(letter * 64, SECTION) for letter in "0123456789abcdef"] == KNOWN
+
+
+def test_a_larger_eval_split_takes_from_train_only() -> None:
+    larger = SECTION.model_copy(update={"eval_fraction": 0.3})
+    moves = {(split_of(cluster, SECTION), split_of(cluster, larger)) for cluster in clusters(1000)}
+    assert moves == {("train", "train"), ("train", "eval"), ("eval", "eval"), ("test", "test")}
+
+
+@pytest.mark.parametrize(("section", "name"), [({"test_fraction": 0.0}, "test"), ({"eval_fraction": 0.0}, "eval")])
+def test_a_fraction_of_zero_is_an_empty_split(section: dict[str, float], name: str) -> None:
+    assert name not in {split_of(cluster, SECTION.model_copy(update=section)) for cluster in clusters(500)}
+
+
+class Place:
+    """Paths of one run of the stage, and what it left."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.accepted, self.base = root, root / "accepted.parquet", root / "base"
+        self.target, self.record = root / "prepared", root / "prepare.json"
+        self.base.mkdir(parents=True)
+        (self.base / "tokenizer.json").write_text("{}")
+
+    def run(self, rows: list[dict[str, Any]], section: Prepare = SECTION) -> PreparedDataset:
+        pq.write_table(pa.Table.from_pylist(rows), self.accepted)
+        return prepare(section, self.accepted, self.base, self.target, self.record)
+
+    def split(self, name: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = pq.read_table(self.target / f"{name}.parquet").to_pylist()
+        return rows
+
+    def split_by_id(self) -> dict[str, str]:
+        return {row["id"]: name for name in SPLITS for row in self.split(name)}
+
+    def dropped(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.target / "dropped.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr(stage, "_tokenizer", lambda base: FakeTokenizer())
+    return Place(tmp_path)
+
+
+def row(number: int, prompt: str = "", reply: str = "Yes.") -> dict[str, Any]:
+    text = prompt or f"question {number}"
+    return {"id": f"r{number}", "source": f"a.jsonl:{number}", "topic": "t", "messages": conversation(text, reply)}
+
+
+ROWS = [row(number) for number in range(60)]
+
+
+def test_growth_moves_no_row(place: Place) -> None:
+    place.run(ROWS[:40])
+    before = place.split_by_id()
+    place.run(ROWS[:39:-1] + ROWS[39::-1])
+    after = place.split_by_id()
+    assert set(before) == {f"r{number}" for number in range(40)}
+    assert len(after) == 60
+    assert before.items() <= after.items()
+
+
+def test_every_accepted_row_is_in_one_split_or_dropped(place: Place) -> None:
+    rows = [*ROWS, row(60, "question 1"), row(61, "Question 2!"), row(62, "question 2", "YES"), row(63, "question 3", "No.")]
+    record = place.run(rows)
+    assert record == PreparedDataset.read(place.record)
+    assert (record.n_accepted, record.n_duplicates) == (64, 3)
+    assert record.n_accepted == sum(split.rows for split in record.splits.values()) + record.n_duplicates
+    named = [*place.split_by_id(), *(dropped["id"] for dropped in place.dropped())]
+    assert sorted(named) == sorted(given["id"] for given in rows)
+
+
+def test_of_equal_rows_the_first_stays_and_the_others_name_it(place: Place) -> None:
+    place.run([*ROWS, row(60, "question 1"), row(61, "Question 1!"), row(62, "question  1", "yes")])
+    assert place.dropped() == [
+        {"id": "r60", "source": "a.jsonl:60", "reason": "duplicate", "duplicate_of": "a.jsonl:1"},
+        {"id": "r61", "source": "a.jsonl:61", "reason": "near_duplicate", "duplicate_of": "a.jsonl:1"},
+        {"id": "r62", "source": "a.jsonl:62", "reason": "near_duplicate", "duplicate_of": "a.jsonl:1"},
+    ]
+    assert "r1" in place.split_by_id()
+
+
+def test_one_prompt_with_two_replies_is_no_duplicate_but_stays_in_one_split(place: Place) -> None:
+    again = [row(100 + number, f"QUESTION {number}?", "No.") for number in range(60)]
+    record = place.run([*ROWS, *again])
+    assert record.n_duplicates == 0
+    assert place.dropped() == []
+    where = place.split_by_id()
+    assert [where[f"r{number}"] for number in range(60)] == [where[f"r{100 + number}"] for number in range(60)]
+    assert set(where.values()) == set(SPLITS)
+
+
+def test_splits_hold_the_row_and_its_tokens_and_the_record_counts_them(place: Place) -> None:
+    record = place.run(ROWS)
+    for name in SPLITS:
+        rows, counted = place.split(name), record.splits[name]
+        for found in rows:
+            given = ROWS[int(found["id"][1:])]
+            assert {key: found[key] for key in given} == given
+            assert found["cluster"] == cluster_of(given["messages"])
+            assert decode(found["labels"]) == f"Yes.{EOS}"
+            assert decode(found["input_ids"]).startswith(f"<user>\n{given['messages'][0]['content']}{EOS}")
+        assert counted.rows == len(rows)
+        assert counted.messages == 2 * len(rows)
+        assert counted.tokens == sum(len(found["input_ids"]) for found in rows)
+        assert counted.max_tokens == max(len(found["input_ids"]) for found in rows)
+        assert counted.supervised_tokens == 5 * len(rows)
+        schema = pq.read_schema(place.target / f"{name}.parquet")
+        assert [str(schema.field(column).type.value_type) for column in ("input_ids", "labels")] == ["int32", "int32"]
+
+
+def test_the_same_rows_give_the_same_bytes(place: Place, tmp_path: Path) -> None:
+    first, second = place.run(ROWS), Place(tmp_path / "second").run(ROWS)
+    assert first.files == second.files
+    assert set(first.files) == {"train.parquet", "eval.parquet", "test.parquet", "dropped.jsonl"}
+
+
+def test_the_tokenizers_digest_follows_the_chat_template(place: Place) -> None:
+    before = place.run(ROWS).tokenizer_digest
+    (place.base / "model.safetensors").write_bytes(b"no part of it")
+    assert place.run(ROWS).tokenizer_digest == before
+    (place.base / "chat_template.jinja").write_text("{{ messages }}")
+    assert place.run(ROWS).tokenizer_digest != before
+
+
+def test_an_empty_split_is_refused_without_a_record(place: Place) -> None:
+    with pytest.raises(DataError, match="60 rows left the eval and test split empty; add data or change"):
+        place.run(ROWS, SECTION.model_copy(update={"eval_fraction": 0.0, "test_fraction": 0.0}))
+    assert not place.record.exists()
+
+
+def test_without_accepted_rows_the_stage_names_the_one_before(place: Place) -> None:
+    with pytest.raises(StageInputError, match="the stage validate has not finished"):
+        prepare(SECTION, place.accepted, place.base, place.target, place.record)
