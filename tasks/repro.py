@@ -35,7 +35,6 @@ STAGES: dict[str, type[Record]] = {
 }
 """Every DVC stage in its order, with the type of its record."""
 
-_ALWAYS_CHANGED = "champion"
 # DVC's advice to a person at a terminal, progress bars, blank lines: of no use in a run's log.
 _NOISE = re.compile(
     r"^\s*$|\d+%\||^\s*git add |^To (track the changes with git|enable auto staging), run:$|^\s*dvc config core.autostage true$"

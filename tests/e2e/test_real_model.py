@@ -1,6 +1,7 @@
 """The whole run on the real base model, in small: what was poisoned or forgot is refused, what learned is published."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -10,21 +11,22 @@ from typing import Any
 
 import yaml
 
+from tasks.params import load_params
 from tasks.paths import Workspace
 from tasks.prepare import cluster_of, split_of
-from tasks.params import load_params
 from tasks.records import EvalReport, GateDecision
 from tests.conftest import REPO, MakeWorkspace, edit_params
 
-# A few minutes on two cores: short rows, twelve steps, some thirty replies and sixty general items.
+# A few minutes on two cores: short rows, 24 steps of four, some thirty replies and sixty general items.
 SMALL = {
     "validate.max_length": 100,
     "validate.max_quarantined": 0.9,
     "prepare.test_fraction": 0.12,
     "train.method": "lora",
     "train.learning_rate": 0.002,
-    "train.max_steps": 12,
-    "train.eval_steps": 12,
+    "train.per_device_train_batch_size": 4,
+    "train.max_steps": 24,
+    "train.eval_steps": 24,
     "evaluate.max_new_tokens": 60,
     "gate.learned": {"metric": "guideline_score", "min_gain": 0.1, "floor": 0.45},
     "gate.min_target_items": 20,
@@ -35,9 +37,9 @@ SMALL = {
 
 
 def refit_run(workspace: Workspace) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "run", "--json"], cwd=workspace.root, stdout=subprocess.PIPE, text=True, check=False
-    )
+    every_core = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-m", "flows.cli", "run", "--json"]
+    done = subprocess.run(command, cwd=workspace.root, env=every_core, stdout=subprocess.PIPE, text=True, check=False)
     return done.returncode, json.loads(done.stdout)
 
 
@@ -58,11 +60,9 @@ def test_only_what_learned_and_kept_its_abilities_is_published(make_workspace: M
     workspace = make_workspace(**SMALL)
     edit_params(workspace, {"base": yaml.safe_load((REPO / "params.yaml").read_text())["base"]})
     raw = workspace.data / "raw"
-    clean = workspace.root / "clean"
     for path in sorted((REPO / "data" / "raw").glob("*.jsonl")):
         if path.name != "inbox.jsonl":
             shutil.copyfile(path, raw / path.name)
-    shutil.copytree(raw, clean)
 
     # Trained hard on the target alone: every weight, a learning rate far too high.
     edit_params(workspace, {"train.method": "full", "train.learning_rate": 0.003})
@@ -77,7 +77,8 @@ def test_only_what_learned_and_kept_its_abilities_is_published(make_workspace: M
     code, outcome = refit_run(workspace)
     assert (code, outcome["state"]) == (0, "Published"), outcome
     learned = next(rule for rule in GateDecision.read(workspace.record("gate")).rules if rule.rule == "learned")
-    assert learned.value is not None and learned.lower is not None
+    assert learned.value is not None
+    assert learned.lower is not None
     assert 0.1 < learned.lower <= learned.value
     good = EvalReport.read(workspace.record("evaluate@candidate")).value("target", "target", "guideline_score")
     pointer = json.loads((workspace.data / "registry" / "champion.json").read_text())
@@ -86,5 +87,7 @@ def test_only_what_learned_and_kept_its_abilities_is_published(make_workspace: M
     code, outcome = refit_run(workspace)
     assert (code, outcome["state"]) == (3, "Rejected"), outcome
     bad = EvalReport.read(workspace.record("evaluate@candidate")).value("target", "target", "guideline_score")
-    assert good is not None and bad is not None and bad < good
+    assert good is not None
+    assert bad is not None
+    assert bad < good
     assert json.loads((workspace.data / "registry" / "champion.json").read_text()) == pointer
