@@ -22,7 +22,7 @@ def run_in_process(workspace: Workspace) -> tuple[str, str]:
     Raises:
         PipelineError: the stage's own error, if it failed.
     """
-    for handler in logging.getLogger("prefect").handlers:
+    for handler in (*logging.getLogger().handlers, *logging.getLogger("prefect").handlers):  # the console's is the root's
         handler.addFilter(_OneLineErrors())
     state = retrain(str(workspace.root), return_state=True)
     if not state.is_completed():

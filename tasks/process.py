@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import errno
 import os
 import select
 import signal
@@ -18,6 +19,7 @@ from tasks.records import Record
 
 ERROR_PREFIX = "refit: "
 _PR_SET_PDEATHSIG = 1
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def die_with_parent() -> None:
@@ -70,7 +72,8 @@ def stage_main(
     """Run one stage as a program: find the workspace, read the parameters, call `work`, report.
 
     The stage runs with the workspace as its current folder. Returns the exit code: 0, or the `exit_code` of the
-    PipelineError that was printed in one line. Any other exception is a bug and keeps its traceback.
+    PipelineError that was printed in one line; a full disk is reported as one too. Any other exception is a bug and keeps its
+    traceback.
     """
     parser = parser or argparse.ArgumentParser()
     parser.description = (description or "").split("\n\n")[0]
@@ -84,5 +87,23 @@ def stage_main(
     except PipelineError as error:
         print(format_error(error), file=sys.stderr, flush=True)
         return error.exit_code
+    except Exception as error:
+        if (number := _no_room(error)) is None:
+            raise
+        full = PipelineError(
+            f"{workspace.root}: {os.strerror(number)}; make room there and run again, what finished is not done twice"
+        )
+        print(format_error(full), file=sys.stderr, flush=True)
+        return full.exit_code
     print(record.summary(), flush=True)
     return 0
+
+
+def _no_room(error: BaseException | None) -> int | None:
+    """The system's error number, if a full disk, quota or file is behind `error`; Rust libraries only put it into their text."""
+    while error is not None:
+        for number in _NO_ROOM:
+            if (isinstance(error, OSError) and error.errno == number) or f"(os error {number})" in str(error):
+                return number
+        error = error.__cause__ or error.__context__
+    return None

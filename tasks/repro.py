@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tasks.errors import InputError, PipelineError, StageKilled, TransientError
+from tasks.errors import InputError, PipelineError, StageInputError, StageKilled, TransientError
 from tasks.paths import ROLES, Workspace
 from tasks.process import ERROR_PREFIX, die_with_parent_signal, parse_error
 from tasks.records import (
@@ -42,6 +42,7 @@ _NOISE = re.compile(
 )
 _GRACE_SECONDS = 10.0
 _TAIL_LINES = 200
+_MISSING = re.compile(r"^ERROR: failed to reproduce '.*': \[Errno 2\] No such file or directory: '(.+)'$", re.MULTILINE)
 
 
 def changed_stages(workspace: Workspace, stages: Sequence[str]) -> list[str]:
@@ -80,6 +81,7 @@ def reproduce(workspace: Workspace, stage: str, log: Callable[[str], None]) -> N
 
     Raises:
         PipelineError: the stage's own error, of its own type.
+        StageInputError: what dvc.yaml names as a dependency of the stage is not there.
         StageKilled: the stage or `dvc` was ended by a signal.
         TransientError: another process holds DVC's lock on the stage.
     """
@@ -163,6 +165,8 @@ def _failure(stage: str, returncode: int, tail: list[str]) -> PipelineError:
         return StageKilled(f"{stage}: its process was killed (status {status}); out of memory, or ended from outside")
     if "is busy, it is being blocked by" in text or "Unable to acquire lock" in text:
         return TransientError(f"{stage}: another process holds DVC's lock on it; wait for that run to end")
+    if missing := _MISSING.search(text):
+        return StageInputError(f"{stage}: needs {missing[1]}, which is not there; put it back, or correct dvc.yaml")
     last = next(
         (line for line in reversed(tail) if line.strip() and not line.startswith(("ERROR: failed to", ERROR_PREFIX))), "no output"
     )

@@ -6,6 +6,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,19 +14,24 @@ import pytest
 
 from tasks.paths import Workspace
 from tests.conftest import build_workspace
-from tests.integration.running import REFIT, Step, take
+from tests.integration.running import REFIT, Step, add_defects, execute, take
 
-QUIET = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+SETTINGS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "OMP_NUM_THREADS": "1",  # the tiny model is too small for more: waiting for each other, threads take twice the time
+}
 SERVER_SECONDS = 120
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _away_from_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Prefect and DVC keep what they remember under tmp, for this process and its children."""
+    """Prefect and DVC keep what they remember under tmp, for this process and its children; the latter take one core each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
         patch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path_factory.mktemp("dvc")))
-        for name, value in QUIET.items():
+        for name, value in SETTINGS.items():
             patch.setenv(name, value)
         patch.delenv("PREFECT_API_URL", raising=False)
         yield
@@ -79,12 +85,37 @@ def _wait_until_healthy(process: "subprocess.Popen[bytes]", api: str, log: Path)
 
 @pytest.fixture(scope="session")
 def live(starting: _Server, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The workspace of the first run, made while the server starts. Only test_flow.py changes it further; others copy `first.left`."""
-    return build_workspace(tmp_path_factory.mktemp("live") / "workspace", tiny_base)
+    """The workspace of the first run, made while the server starts. Only test_flow.py changes it; others copy `first.left`."""
+    return add_defects(build_workspace(tmp_path_factory.mktemp("live") / "workspace", tiny_base))
 
 
 @pytest.fixture(scope="session")
-def first(live: Workspace, server: str, tmp_path_factory: pytest.TempPathFactory) -> Step:
+def reproducing(
+    request: pytest.FixtureRequest, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> "Iterator[Future[Workspace] | None]":
+    """`dvc repro` in a workspace of its own, beside the first run, if a test of this session asks for it."""
+
+    def reproduce() -> Workspace:
+        workspace = add_defects(build_workspace(tmp_path_factory.mktemp("repro") / "workspace", tiny_base))
+        done = execute(workspace, [sys.executable, "-m", "dvc", "repro"])
+        assert done.returncode == 0, done.stdout + done.stderr
+        return workspace
+
+    if not any("reproduced" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield None
+        return
+    with ThreadPoolExecutor(1) as one:
+        yield one.submit(reproduce)
+
+
+@pytest.fixture(scope="session")
+def reproduced(reproducing: "Future[Workspace]") -> Workspace:
+    """A workspace after `dvc repro`."""
+    return reproducing.result()
+
+
+@pytest.fixture(scope="session")
+def first(reproducing: object, live: Workspace, server: str, tmp_path_factory: pytest.TempPathFactory) -> Step:
     """`refit run` in the fresh workspace."""
     copy = tmp_path_factory.mktemp("first") / "workspace"
     return take(live, [*REFIT, "run", "--json"], copy, env={"PREFECT_API_URL": server})

@@ -1,5 +1,6 @@
 """Commands in a workspace as a person starts them, and what each of them left there."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -24,6 +25,15 @@ def execute(workspace: Workspace, command: Sequence[str], **settings: Any) -> Do
     return subprocess.run(
         command, cwd=workspace.root, env=env, capture_output=True, text=True, timeout=TIMEOUT, check=False, **settings
     )
+
+
+def add_defects(workspace: Workspace) -> Workspace:
+    """Put a row that validation refuses and one that is there already into the raw data."""
+    path = workspace.data / "raw" / "delivery.jsonl"
+    first = json.loads(path.read_text().splitlines()[0])
+    with path.open("a") as rows:
+        rows.write('{"id": "broken", "topic"\n' + json.dumps({**first, "id": "twice"}) + "\n")
+    return workspace
 
 
 def stage(name: str, *arguments: str) -> list[str]:

@@ -1,30 +1,18 @@
 """`dvc repro` and the flow are two drivers of the same stages: they leave the same records, and only the flow publishes."""
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks.paths import Workspace
 from tasks.repro import STAGES
-from tests.conftest import build_workspace
-from tests.integration.running import Step, execute
+from tests.integration.running import Step
 
 # Training is not asked for the same bits, and what follows it then is not either.
 APPROXIMATE = ("train", "evaluate@candidate", "gate")
 TOLERANCE = 1e-3
 OF_THE_MODEL = {"seconds", "digest", "model_digest", "candidate_digest", "scores_sha256", "reason"}
-
-
-@pytest.fixture(scope="module")
-def reproduced(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Workspace:
-    """A workspace after `dvc repro`."""
-    workspace = build_workspace(tmp_path_factory.mktemp("repro") / "workspace", tiny_base)
-    done = execute(workspace, [sys.executable, "-m", "dvc", "repro"])
-    assert done.returncode == 0, done.stdout + done.stderr
-    return workspace
 
 
 def record(workspace: Workspace, name: str) -> Any:
