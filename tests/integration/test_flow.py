@@ -187,9 +187,8 @@ def again(first: Step, live: Workspace, copies: Path) -> Step:
 
 
 @pytest.fixture(scope="module")
-def unchanged_flow(again: Step, live: Workspace, copies: Path) -> Step:
-    """On a temporary server, which Prefect starts where none is configured."""
-    return take(live, [sys.executable, "-c", FLOW], copies / "unchanged_flow")
+def unchanged_flow(again: Step, live: Workspace, copies: Path, api: dict[str, str]) -> Step:
+    return take(live, [sys.executable, "-c", FLOW], copies / "unchanged_flow", env=api)
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +216,9 @@ def inconclusive(rejected_again: Step, live: Workspace, copies: Path, api: dict[
 
 @pytest.fixture(scope="module")
 def second_version(inconclusive: Step, live: Workspace, copies: Path, api: dict[str, str]) -> Step:
-    return take(live, [*REFIT, "run", "--set", "gate.min_target_items=5"], copies / "second_version", env=api)
-
-
-@pytest.fixture(scope="module")
-def duplicate_row(second_version: Step, live: Workspace, copies: Path, api: dict[str, str]) -> Step:
+    """With a row more that is there already, and the gate as at first."""
     append_row(live, 0)
-    return take(live, [*REFIT, "run"], copies / "duplicate_row", env=api)
+    return take(live, [*REFIT, "run", "--set", "gate.min_target_items=5"], copies / "second_version", env=api)
 
 
 def append_row(workspace: Workspace, number: int) -> None:
@@ -322,18 +317,16 @@ def test_too_few_items_are_inconclusive(inconclusive: Step) -> None:
 def test_the_next_approved_candidate_replaces_the_champion(second_version: Step) -> None:
     assert second_version.done.returncode == 0, second_version.output
     assert second_version.done.stdout.startswith("Published: published v2 ")
-    assert second_version.ran == ["gate"]
+    assert second_version.ran == ["validate", "prepare", "gate"]
     registry = registry_of(second_version.left)
     assert (registry.versions(), champion_of(second_version.left)) == (["v1", "v2"], "v2")
     assert [(move.version, move.previous) for move in registry.history()] == [("v1", None), ("v2", "v1")]
     assert registry.verify("v2").model_digest == TrainedModel.read(second_version.left.record("train")).digest
 
 
-def test_a_row_that_prepare_drops_runs_nothing_after_it(second_version: Step, duplicate_row: Step) -> None:
-    assert duplicate_row.done.returncode == 0, duplicate_row.output
-    assert duplicate_row.ran == ["validate", "prepare"]
-    assert "Unchanged" in duplicate_row.done.stdout
-    old, new = (PreparedDataset.read(step.left.record("prepare")) for step in (second_version, duplicate_row))
+def test_a_row_that_prepare_drops_trains_and_scores_nothing(inconclusive: Step, second_version: Step) -> None:
+    assert second_version.ran == ["validate", "prepare", "gate"], "the gate ran for its own parameter"
+    old, new = (PreparedDataset.read(step.left.record("prepare")) for step in (inconclusive, second_version))
     assert (new.n_accepted, new.n_duplicates) == (old.n_accepted + 1, old.n_duplicates + 1)
     assert new.splits == old.splits
 
@@ -341,9 +334,9 @@ def test_a_row_that_prepare_drops_runs_nothing_after_it(second_version: Step, du
 @pytest.mark.parametrize(
     ("split", "stale"), [("train", ["train"]), ("eval", ["train"]), ("test", EVALUATIONS)], ids=["train", "eval", "test"]
 )
-def test_a_row_makes_stale_what_depends_on_its_split(duplicate_row: Step, tmp_path: Path, split: str, stale: list[str]) -> None:
+def test_a_row_makes_stale_what_depends_on_its_split(second_version: Step, tmp_path: Path, split: str, stale: list[str]) -> None:
     """DVC looks at bytes, whoever wrote them: the two stages that the row passes through are called here, which is faster."""
-    workspace = Workspace(Path(shutil.copytree(duplicate_row.left.root, tmp_path / "workspace")))
+    workspace = Workspace(Path(shutil.copytree(second_version.left.root, tmp_path / "workspace")))
     params = load_params(workspace.params)
     append_row(workspace, row_for(split, workspace))
     validate(params.validation, params.guidelines, workspace)
