@@ -11,7 +11,8 @@ from typing import Any
 
 from tasks.decision_text import explain
 from tasks.errors import PipelineError
-from tasks.params import load_params, override
+from tasks.overrides import override
+from tasks.params import load_params
 from tasks.paths import Workspace
 from tasks.process import format_error
 from tasks.records import GateDecision

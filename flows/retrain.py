@@ -7,7 +7,7 @@ from prefect import State, flow, get_run_logger
 
 from flows import stages
 from flows.reporting import final_state, report_parameters
-from tasks.params import override
+from tasks.overrides import override
 from tasks.paths import ROLES, Workspace
 
 

@@ -15,25 +15,11 @@ from math import prod
 from pathlib import Path
 
 from tasks.errors import BaseModelError, NetworkError
-from tasks.files import hash_tree, sha256_file, sha256_json
+from tasks.files import MODEL_FILES, hash_tree, sha256_file, sha256_json
 from tasks.params import FolderBase, HubBase, Params, WheelBase
 from tasks.paths import Workspace
 from tasks.process import stage_main
 from tasks.records import BaseModelRecord
-
-# What a model folder may hold: no pickles, no code.
-MODEL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-)
 
 
 def fetch_base(section: WheelBase | HubBase | FolderBase, target: Path, record: Path) -> BaseModelRecord:

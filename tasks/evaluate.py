@@ -105,7 +105,6 @@ def _score(
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
         import lm_eval
         import pyarrow.parquet as pq
-        from lm_eval.tasks import TaskManager
 
         test = workspace.prepared / "test.parquet"
         if not test.is_file():
@@ -114,7 +113,7 @@ def _score(
         generator, scorer = _load(model_folder, dtype, section)
         docs = target_docs(pq.read_table(test).to_pylist(), generator.tokenizer)
         generation, loss = target_tasks(docs, Rulebook(guidelines), section.max_new_tokens)
-        manager = TaskManager(include_path=str(workspace.data / "eval"), include_defaults=_needs_defaults(section, workspace))
+        manager = _task_manager(section, workspace)
         if unknown := [name for name in section.general_tasks if name not in manager.all_tasks]:
             raise DataError(f"evaluate.general_tasks: lm-eval and {workspace.data / 'eval'} have no {', '.join(unknown)}")
         options = {"task_manager": manager, "log_samples": True, "bootstrap_iters": 0, "random_seed": None}
@@ -127,12 +126,13 @@ def _score(
     return _items(samples, directions), _answers(samples[TARGET]), _hashes(samples)
 
 
-def _needs_defaults(section: Evaluate, workspace: Workspace) -> bool:
+def _task_manager(section: Evaluate, workspace: Workspace) -> Any:
     """lm-eval's own thousands of task files are only read if a task is named that data/eval does not have."""
     from lm_eval.tasks import TaskManager
 
-    own = TaskManager(include_path=str(workspace.data / "eval"), include_defaults=False).all_tasks
-    return not set(section.general_tasks) <= set(own)
+    folder = str(workspace.data / "eval")
+    own = TaskManager(include_path=folder, include_defaults=False)
+    return own if set(section.general_tasks) <= set(own.all_tasks) else TaskManager(include_path=folder)
 
 
 def _load(folder: Path, dtype: str, section: Evaluate) -> tuple[Any, Any]:
@@ -207,10 +207,9 @@ def main() -> int:
     """Entry point of the stage; its argument is the role, one of base, champion, candidate."""
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=ROLES)
-    role = parser.parse_known_args()[0].role if "--help" not in sys.argv and "-h" not in sys.argv else ""
 
     def run(workspace: Workspace, params: Params) -> EvalReport:
-        return evaluate(params.evaluate, params.guidelines, role, workspace)
+        return evaluate(params.evaluate, params.guidelines, parser.parse_args().role, workspace)
 
     return stage_main(__doc__, run, parser)
 

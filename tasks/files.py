@@ -7,6 +7,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+# What a model folder of one shard may hold: no pickles, no code.
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+)
 _BLOCK = 1 << 20
 
 

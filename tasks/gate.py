@@ -4,7 +4,7 @@
 
 A refused candidate is a result: the stage exits with 0 and the decision says FAIL or INCONCLUSIVE. All rules must pass, each at
 `gate.confidence`, so a bad model passes no more often than 1 - confidence (intersection-union test: no correction for several
-rules is needed). Why these rules: reference/gate.md.
+rules is needed). The sources are in tasks/statistics.py.
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,6 @@
 Fields carry the names of the library that they go to. Nothing that changes a result has a default here: params.yaml states it.
 """
 
-import io
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -12,7 +11,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import ParamsError
-from tasks.files import write_atomic
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -243,67 +241,3 @@ def _describe(fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{path}: missing"
     return f"{path}: found {fault['input']!r}; {fault['msg'].removeprefix('Value error, ')}"
-
-
-def override(path: Path, settings: list[str]) -> list[str]:
-    """Write `section.key=value` settings into params.yaml, keeping its comments, after checking the result as a whole.
-
-    The file itself changes, as with `dvc exp run --set-param`, so that what DVC records is what was run. Values are YAML.
-
-    Returns:
-        One line for each value that changed: `train.learning_rate: 0.001 -> 0.002`.
-
-    Raises:
-        ParamsError: a setting has no `=`, names no existing key, or the result has faults; the file is then untouched.
-    """
-    if not settings:
-        return []
-    tree = read_yaml(path)
-    changes = [_set(tree, setting) for setting in settings]
-    parse_params(tree, f"{path.name} with {' '.join(settings)}")
-    _write_values(path, [(key, new) for key, old, new in changes if old != new])
-    return [f"{key}: {old!r} -> {new!r}" for key, old, new in changes if old != new]
-
-
-def _set(tree: dict[str, Any], setting: str) -> tuple[str, Any, Any]:
-    key, equals, text = setting.partition("=")
-    if not equals:
-        raise ParamsError(f"--set {setting}: wanted section.key=value")
-    *parents, leaf = key.split(".")
-    node: Any = tree
-    for name in parents:
-        node = node.get(name) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or leaf not in node:
-        raise ParamsError(f"--set {setting}: params.yaml has no key {key}")
-    value = _parse_value(text, setting)
-    old, node[leaf] = node[leaf], value
-    return key, old, value
-
-
-def _parse_value(text: str, setting: str) -> Any:
-    try:
-        return (
-            float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else yaml.safe_load(text)
-        )  # YAML 1.1 takes 1e-3 for text
-    except yaml.YAMLError:
-        raise ParamsError(f"--set {setting}: {text!r} is not a YAML value") from None
-
-
-def _write_values(path: Path, changes: list[tuple[str, Any]]) -> None:
-    if not changes:
-        return
-    from ruamel.yaml import YAML
-
-    editor = YAML()
-    editor.preserve_quotes = True
-    editor.width = 10_000
-    tree = editor.load(path.read_text(encoding="utf-8"))
-    for key, value in changes:
-        *parents, leaf = key.split(".")
-        node = tree
-        for name in parents:
-            node = node[name]
-        node[leaf] = value
-    text = io.StringIO()
-    editor.dump(tree, text)
-    write_atomic(path, text.getvalue().encode())

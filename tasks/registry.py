@@ -12,24 +12,12 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from tasks.errors import RegistryError, StageInputError
-from tasks.files import sha256_file
+from tasks.files import MODEL_FILES, sha256_file
 from tasks.params import Push
 from tasks.paths import Workspace
 
-# What may be published: weights that hold no code, configuration, tokenizer.
-MODEL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "*.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-)
+# What may be published: a model folder, also in several shards.
+PUBLISHABLE = (*MODEL_FILES, "*.safetensors", "model.safetensors.index.json")
 
 
 class Stored(BaseModel):
@@ -156,10 +144,10 @@ def publishable_files(model: Path) -> dict[str, str]:
             refused.append(entry.name)
     if refused:
         raise RegistryError(
-            f"{model}: may not be published: {', '.join(refused)}; wanted only regular files named {', '.join(MODEL_FILES)}"
+            f"{model}: may not be published: {', '.join(refused)}; wanted only regular files named {', '.join(PUBLISHABLE)}"
         )
     return {entry.name: sha256_file(Path(entry.path)) for entry in entries}
 
 
 def may_be_published(name: str) -> bool:
-    return "/" not in name and any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)
+    return "/" not in name and any(fnmatchcase(name, pattern) for pattern in PUBLISHABLE)

@@ -118,8 +118,7 @@ def discordance(differences: "Numbers") -> tuple[int, int]:
 def power_at_no_difference(margin: float, n: float, discordant: float, confidence: float) -> float:
     """How often a model without any true loss would pass "not worse by `margin`", by the normal approximation.
 
-    The standard error is then sqrt(discordant / n), so power = Phi(margin / error - z); reference/gate.md has the table of n
-    for a power of 0.8.
+    The standard error is then sqrt(discordant / n), so power = Phi(margin / error - z).
 
     Args:
         n: independent items; with clusters, items over the design effect.

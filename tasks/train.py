@@ -76,7 +76,7 @@ def train(section: Train, workspace: Workspace) -> TrainedModel:
         base_digest=base_digest,
         train_sha256=train_sha256,
         method=section.method,
-        dtype=str(dtype),
+        dtype=dtype,
         n_parameters=n_parameters,
         n_trainable=n_trainable,
         steps=trainer.state.global_step,

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 # Layers of tasks/, lowest first. A module may import those of its own layer and of lower ones, but for stages: none imports
 # another, so that each can be run, replaced and understood alone.
-COMMON = {"errors", "files", "paths", "params", "records", "process", "guidelines", "chat", "environment"}
+COMMON = {"errors", "files", "paths", "params", "overrides", "records", "process", "guidelines", "chat", "environment"}
 PURE = {
     "conversations",
     "decision_text",

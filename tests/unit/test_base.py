@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tasks import base as stage
-from tasks.base import MODEL_FILES, fetch_base
+from tasks.base import fetch_base
 from tasks.errors import BaseModelError
-from tasks.files import hash_tree, sha256_file
+from tasks.files import MODEL_FILES, hash_tree, sha256_file
 from tasks.params import FolderBase
 from tasks.records import BaseModelRecord
 

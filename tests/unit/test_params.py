@@ -8,7 +8,8 @@ import yaml
 from pydantic import ValidationError
 
 from tasks.errors import InputError, ParamsError
-from tasks.params import FolderBase, HubBase, WheelBase, load_params, override, parse_params, read_yaml
+from tasks.overrides import override
+from tasks.params import FolderBase, HubBase, WheelBase, load_params, parse_params, read_yaml
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 SHA256 = "0" * 64
