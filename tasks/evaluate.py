@@ -59,7 +59,7 @@ def evaluate(section: Evaluate, guidelines: Guidelines, role: str, workspace: Wo
         scores_sha256=sha256_file(target / "items.parquet"),
         dtype=dtype,
         metrics=summarise(items),
-        environment=describe(workspace.root),
+        environment=describe(workspace.root) if dtype else None,
     ).write(workspace.record(f"evaluate@{role}"))
 
 

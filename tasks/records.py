@@ -175,7 +175,7 @@ class Metric(Record):
 
 
 class EvalReport(Record):
-    """Of `evaluate@ROLE`. `model_digest` is None, and nothing is scored, where there is no champion yet."""
+    """Of `evaluate@ROLE`. Where there is no champion yet, nothing is scored and what would describe the scoring is None."""
 
     role: Literal["base", "champion", "candidate"]
     model_digest: str | None
@@ -183,7 +183,7 @@ class EvalReport(Record):
     scores_sha256: str | None
     dtype: str | None
     metrics: list[Metric]
-    environment: Environment
+    environment: Environment | None
 
     def value(self, suite: str, task: str, metric: str) -> float | None:
         """Mean of one metric, None if it was not computed."""

@@ -17,7 +17,7 @@ OF_THE_MODEL = {"seconds", "digest", "model_digest", "candidate_digest", "scores
 
 def record(workspace: Workspace, name: str) -> Any:
     value = json.loads(workspace.record(name).read_text())
-    value.get("environment", {}).pop("git_commit", None)
+    (value.get("environment") or {}).pop("git_commit", None)
     return value
 
 

@@ -216,9 +216,16 @@ def expand(name: str, entry: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return stages
 
 
+def parameter(key: str) -> str:
+    """A value of params.yaml, which DVC puts in place of `${section.name}`."""
+    section, _, name = key.partition(".")
+    return str(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))[section][name])
+
+
 @pytest.fixture(scope="module")
 def pipeline() -> dict[str, dict[str, Any]]:
-    tree = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    text = re.sub(r"\$\{(\w+\.\w+)\}", lambda found: parameter(found[1]), (ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    tree = yaml.safe_load(text)
     assert isinstance(tree, dict), "dvc.yaml is empty"
     return {name: stage for entry, body in tree["stages"].items() for name, stage in expand(entry, body).items()}
 
