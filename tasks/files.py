@@ -1,4 +1,4 @@
-"""Hashes, and writes that leave either the whole file or none."""
+"""Hashes, YAML, and writes that leave either the whole file or none."""
 
 import hashlib
 import json
@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 # What a model folder of one shard may hold: no pickles, no code.
 MODEL_FILES = (
@@ -21,6 +23,16 @@ MODEL_FILES = (
     "added_tokens.json",
 )
 _BLOCK = 1 << 20
+_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's where PyYAML has it: ten times as fast
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain values of a YAML document; nothing in it is executed.
+
+    Raises:
+        yaml.YAMLError: it is not YAML.
+    """
+    return yaml.load(text, Loader=_YAML_LOADER)
 
 
 def sha256_file(path: Path) -> str:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.errors import DataError
+from tasks.files import parse_yaml
 from tasks.params import Guidelines
 
 
@@ -46,7 +47,7 @@ def load_policy(path: Path) -> Policy:
         DataError: the file is missing or has faults; each is named.
     """
     try:
-        return Policy.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Policy.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; params.yaml names it as guidelines.policy") from None
     except yaml.YAMLError as error:

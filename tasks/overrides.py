@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from tasks.errors import ParamsError
-from tasks.files import write_atomic
+from tasks.files import parse_yaml, write_atomic
 from tasks.params import parse_params, read_yaml
 
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
@@ -57,7 +57,7 @@ def _parse_value(text: str, setting: str) -> Any:
     if _SCIENTIFIC.fullmatch(text):
         return float(text)  # YAML 1.1 takes 1e-3 for text
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError:
         raise ParamsError(f"--set {setting}: {text!r} is not a YAML value") from None
 

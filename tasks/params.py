@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import ParamsError
+from tasks.files import parse_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -210,7 +211,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ParamsError: the file is missing, not YAML, or not a mapping.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; a workspace needs it, take the one of this project as a start") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""SIGKILL to the training child, and to the run itself: the first is retried, the second leaves nothing behind."""
+"""SIGKILL to the run itself, which leaves nothing behind, and to the training child, which is retried."""
 
 import os
 import re
@@ -28,6 +28,13 @@ def read_until(run: "subprocess.Popen[str]", pattern: str) -> str:
     raise AssertionError(f"{pattern!r} never came:\n{''.join(seen)}")
 
 
+def resumed_at(run: "subprocess.Popen[str]") -> int:
+    """The step of the checkpoint from which the training says that it goes on."""
+    found = re.search(r"resumed from checkpoint-(\d+)", read_until(run, "resumed from checkpoint-"))
+    assert found
+    return int(found[1])
+
+
 def training_process(workspace: Workspace) -> int:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -39,30 +46,26 @@ def training_process(workspace: Workspace) -> int:
     raise AssertionError("no training process")
 
 
-def test_a_killed_training_is_retried_from_its_checkpoint(make_workspace: MakeWorkspace, prefect_home: Path) -> None:
+def test_no_child_outlives_a_killed_run_and_a_killed_child_is_retried(make_workspace: MakeWorkspace, prefect_home: Path) -> None:
     workspace = make_workspace(**{"train.max_steps": 60, "train.eval_steps": 3})
-    run = start_run(workspace)
-    read_until(run, r"step 7/60 loss")
-    os.kill(training_process(workspace), signal.SIGKILL)
-    killed = read_until(run, "was killed")
-    assert "StageKilled" in killed
-    resumed = read_until(run, "resumed from checkpoint-")
-    assert re.search(r"checkpoint-\d+", resumed)
-    rest, _ = run.communicate()
-    assert run.returncode == 0, rest
-    assert "Published" in rest
-    assert (workspace.data / "registry" / "versions" / "v1" / "model.safetensors").is_file()
-    assert not list(workspace.checkpoints.glob("*"))
-
-
-def test_no_child_outlives_a_killed_run(make_workspace: MakeWorkspace, prefect_home: Path) -> None:
-    workspace = make_workspace(**{"train.max_steps": 5000, "train.eval_steps": 5000})
-    run = start_run(workspace)
-    read_until(run, r"step 2/5000 loss")
+    first = start_run(workspace)
+    read_until(first, r"step 5/60 loss")
     child = os.pidfd_open(training_process(workspace))
-    run.kill()
-    run.wait()
+    first.kill()
+    first.wait()
     ended, _, _ = select.select([child], [], [], 60)
     os.close(child)
     assert ended, "the training went on a minute after its run had died"
     assert not workspace.record("train").exists()
+
+    second = start_run(workspace)
+    start = resumed_at(second)
+    read_until(second, rf"step {start + 4}/60 loss")
+    os.kill(training_process(workspace), signal.SIGKILL)
+    assert "StageKilled" in read_until(second, "was killed")
+    assert resumed_at(second) > start
+    rest, _ = second.communicate()
+    assert second.returncode == 0, rest
+    assert "Published" in rest
+    assert (workspace.data / "registry" / "versions" / "v1" / "model.safetensors").is_file()
+    assert not list(workspace.checkpoints.glob("*"))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks.files import parse_yaml
 from tasks.params import Params
 from tasks.paths import ROLES, Workspace
 
@@ -212,20 +213,20 @@ def expand(name: str, entry: dict[str, Any]) -> dict[str, dict[str, Any]]:
         for variable, value in replacements.items():
             text = text.replace(f"${{{variable}}}", value)
         assert "${" not in text, f"{name}: a placeholder that this test does not know"
-        stages[f"{name}@{key}"] = yaml.safe_load(text)
+        stages[f"{name}@{key}"] = parse_yaml(text)
     return stages
 
 
 def parameter(key: str) -> str:
     """A value of params.yaml, which DVC puts in place of `${section.name}`."""
     section, _, name = key.partition(".")
-    return str(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))[section][name])
+    return str(parse_yaml((ROOT / "params.yaml").read_text(encoding="utf-8"))[section][name])
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> dict[str, dict[str, Any]]:
     text = re.sub(r"\$\{(\w+\.\w+)\}", lambda found: parameter(found[1]), (ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-    tree = yaml.safe_load(text)
+    tree = parse_yaml(text)
     assert isinstance(tree, dict), "dvc.yaml is empty"
     return {name: stage for entry, body in tree["stages"].items() for name, stage in expand(entry, body).items()}
 
@@ -285,7 +286,7 @@ def test_a_stage_declares_the_parameters_that_it_reads(pipeline: dict[str, dict[
     assert all(isinstance(entry, str) for entry in entries), "only params.yaml holds parameters"
     declared = {entry.partition(".")[0] for entry in entries}
     assert declared == read, f"dvc.yaml: params of {name}"
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree = parse_yaml((ROOT / "params.yaml").read_text())
     for entry in entries:
         node = tree
         for key in entry.split("."):

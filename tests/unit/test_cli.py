@@ -16,6 +16,7 @@ import yaml
 
 from flows import cli, status
 from tasks.errors import DataError, PipelineError, StageKilled
+from tasks.files import parse_yaml
 from tasks.paths import Workspace
 from tasks.records import GateDecision, RuleResult, Verdict
 from tasks.repro import STAGES
@@ -52,7 +53,7 @@ def decide(workspace: Workspace, verdict: Verdict) -> GateDecision:
 
 
 def spoil(workspace: Workspace) -> None:
-    tree = yaml.safe_load(workspace.params.read_text())
+    tree = parse_yaml(workspace.params.read_text())
     tree["train"]["learning_rate"] = -1
     tree["train"]["learning_rat"] = 0.1
     del tree["gate"]["kept"]["margin"]
@@ -213,7 +214,7 @@ def test_a_setting_is_written_before_the_run_and_told(
     out, err = capsys.readouterr()
     assert err == "params.yaml: train.seed: 7 -> 8\n"
     assert json.loads(out)["state"] == "Published"
-    assert yaml.safe_load(workspace.params.read_text())["train"]["seed"] == 8
+    assert parse_yaml(workspace.params.read_text())["train"]["seed"] == 8
 
 
 def commands(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:

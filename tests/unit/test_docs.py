@@ -5,9 +5,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-import yaml
 
 from flows import cli
+from tasks.files import parse_yaml
 from tasks.repro import STAGES
 
 REPO = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def test_readme_names_every_module_stage_and_section() -> None:
     modules = [path.name for folder in ("tasks", "flows") for path in (REPO / folder).glob("*.py") if path.name != "__init__.py"]
     assert len(modules) > 20
     stages = {stage.partition("@")[0] for stage in STAGES} | {"push"}
-    sections = yaml.safe_load((REPO / "params.yaml").read_text())
+    sections = parse_yaml((REPO / "params.yaml").read_text())
     missing = [name for name in modules if name not in README]
     missing += [stage for stage in stages if not re.search(rf"\b{stage}\b", README)]
     missing += [f"{section}:" for section in ("train", "base", "gate", "push", "guidelines") if f"`{section}:`" not in README]
@@ -54,7 +54,7 @@ def test_readme_exit_codes_are_those_of_the_program() -> None:
 
 
 def test_guidelines_page_and_policy_file_say_the_same() -> None:
-    topics = yaml.safe_load((REPO / "data" / "raw" / "policy.yaml").read_text())["topics"]
+    topics = parse_yaml((REPO / "data" / "raw" / "policy.yaml").read_text())["topics"]
     page = (REPO / "data" / "raw" / "GUIDELINES.md").read_text()
     rows = [
         f"| {name} | {topic['category']} | {topic['policy']} | {'; '.join(topic['must_say'])} |" for name, topic in topics.items()

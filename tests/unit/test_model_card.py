@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
+from tasks.files import parse_yaml
 from tasks.model_card import CardFacts, model_card
 from tasks.params import HubBase, load_params
 from tasks.records import BaseModelRecord, EvalReport, GateDecision, PreparedDataset, TrainedModel, ValidationReport
@@ -39,7 +39,7 @@ def facts(tmp_path: Path) -> CardFacts:
 
 def front_matter(card: str) -> dict[str, object]:
     _, text, _ = card.split("---\n", 2)
-    found = yaml.safe_load(text)
+    found = parse_yaml(text)
     assert isinstance(found, dict)
     return found
 
@@ -93,7 +93,7 @@ def test_every_fact_is_there(facts: CardFacts) -> None:
         "THE DECISION",
     ):
         assert text in card
-    assert yaml.safe_load(fenced(card, "yaml")) == facts.train_section.model_dump(mode="json")
+    assert parse_yaml(fenced(card, "yaml")) == facts.train_section.model_dump(mode="json")
 
 
 def test_example_is_python_and_asks_with_the_system_prompt(facts: CardFacts) -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import ValidationError
 
 from tasks.errors import InputError, ParamsError
+from tasks.files import parse_yaml
 from tasks.overrides import override
 from tasks.params import FolderBase, HubBase, WheelBase, load_params, parse_params, read_yaml
 
@@ -258,4 +258,4 @@ def test_settings_that_are_only_right_together_are_taken_together(params_yaml: P
 def test_a_number_in_scientific_notation_is_written_as_a_number(params_yaml: Path) -> None:
     override(params_yaml, ["train.learning_rate=2e-3"])
     assert override(params_yaml, ["train.learning_rate=2e-3"]) == []
-    assert yaml.safe_load(params_yaml.read_text())["train"]["learning_rate"] == 0.002
+    assert parse_yaml(params_yaml.read_text())["train"]["learning_rate"] == 0.002

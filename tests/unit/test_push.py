@@ -5,10 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tasks.errors import NotApprovedError, PipelineError, RegistryError, StageInputError, StaleChampionError
-from tasks.files import tree_digest
+from tasks.files import parse_yaml, tree_digest
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.push import push
@@ -61,7 +60,7 @@ def test_passed_candidate_becomes_the_champion(place: Place) -> None:
     folder = workspace.root / params.push.path / "versions" / "v1"
     assert (folder / "decision.json").read_bytes() == workspace.record("gate").read_bytes()
     card = (folder / "README.md").read_text()
-    assert yaml.safe_load(card.split("---\n")[1])["model-index"][0]["name"] == "quillmere-support"
+    assert parse_yaml(card.split("---\n")[1])["model-index"][0]["name"] == "quillmere-support"
     assert digest in card
 
 
