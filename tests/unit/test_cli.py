@@ -2,14 +2,11 @@
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import yaml
@@ -258,35 +255,3 @@ def test_wrong_usage_ends_with_2(arguments: list[str], capsys: pytest.CaptureFix
     with pytest.raises(SystemExit, match=r"^2$"):
         cli.main(arguments)
     assert "usage: refit" in capsys.readouterr().err
-
-
-PROGRAM = """
-import json, sys
-from flows.cli import main
-codes = [main(["status", "--json", "--workspace", name]) for name in sys.argv[1:]]
-print(json.dumps({"codes": codes, "loaded": sorted({"prefect", "torch", "transformers"} & set(sys.modules))}), file=sys.stderr)
-"""
-
-
-def test_status_asks_dvc_itself_and_never_loads_prefect(workspace: Workspace, tmp_path: Path) -> None:
-    """In a process of its own: in a good workspace, in one where DVC was not set up, in one whose dvc.yaml it cannot read."""
-    places = [workspace.root, tmp_path / "without", tmp_path / "broken"]
-    for place in places[1:]:
-        shutil.copytree(workspace.root, place)
-    shutil.rmtree(tmp_path / "without" / ".dvc")
-    (tmp_path / "broken" / "dvc.yaml").write_text("stages: [")
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *map(str, places)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    assert told == {"stale": list(STAGES), "decision": None, "champion": None, "candidate_is_champion": False}
-    without, broken, last = done.stderr.splitlines()
-    assert json.loads(last) == {"codes": [0, 2, 2], "loaded": []}
-    assert f"{tmp_path / 'without'}: DVC does not know this folder; run `dvc init" in without
-    assert f"{tmp_path / 'broken'}" in broken
-    assert "dvc.yaml" in broken
