@@ -1,23 +1,22 @@
-"""Raw files -> rows -> verdicts: a row is accepted, or quarantined with the code of the first rule that it breaks.
+"""Rows -> verdicts: a row is accepted, or quarantined with the code of the first rule that it breaks.
 
 A row is `{"id": str, "topic": str, "messages": [{"role": str, "content": str}, …]}`: an optional system message, then user and
 assistant in turns, the last one an assistant. Other keys are left out. Duplicates are accepted here; `prepare` drops them.
 """
 
-import hashlib
 import json
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from tasks import text_faults
-from tasks.errors import DataError
+from tasks.formats import as_conversation
 from tasks.guidelines import Policy, Reply, Rulebook, missing_facts
+from tasks.params import RowKey
+from tasks.readers import RawLine
 
 ROW_KEYS = ("id", "topic", "messages")
 ROLES = ("system", "user", "assistant")
@@ -25,15 +24,6 @@ TOKEN_BATCH = 256
 
 Messages = list[dict[str, str]]
 CountTokens = Callable[[Sequence[Messages]], list[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class RawLine:
-    """One line that is not blank; `line` counts from 1."""
-
-    file: str
-    line: int
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,52 +52,6 @@ class Accepted:
     reply_words: int
 
 
-def find_raw_files(folder: Path) -> list[Path]:
-    """Every *.jsonl below `folder`, sorted by relative POSIX path.
-
-    Raises:
-        DataError: the folder is missing, cannot be listed, or holds no such file.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: not a folder, wanted the one with the *.jsonl files; params.yaml names it as validate.raw")
-    names: list[Path] = []
-    try:
-        for parent, folders, files in os.walk(folder, onerror=_raise):
-            folders.sort()
-            names += [Path(parent, name) for name in files]
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}; mend its permissions") from None
-    found = [path for path in names if path.suffix == ".jsonl"]
-    if not found:
-        others = ", ".join(sorted(path.name for path in names)[:5]) or "nothing"
-        raise DataError(f"{folder}: no *.jsonl file, found {others}; put the conversations there or change validate.raw")
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def read_lines(path: Path, name: str, digests: dict[str, str]) -> Iterator[RawLine]:
-    """The lines of one file as bytes, without line ends and blank lines; then, `digests[name]` is the sha256 of what was read.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            for number, data in enumerate(stream, start=1):
-                digest.update(data)
-                if number == 1:
-                    data = data.removeprefix(b"\xef\xbb\xbf")
-                if data.strip():
-                    yield RawLine(name, number, data.rstrip(b"\r\n"))
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read: {error.strerror}; mend its permissions or remove it") from None
-    digests[name] = digest.hexdigest()
-
-
 @dataclass(frozen=True)
 class Rules:
     """What a row is judged by, besides its form."""
@@ -116,6 +60,7 @@ class Rules:
     policy: Policy
     control_tokens: tuple[str, ...]
     max_length: int
+    columns: Mapping[RowKey, str] = field(default_factory=dict)
 
     @cached_property
     def control_pattern(self) -> re.Pattern[str] | None:
@@ -130,7 +75,7 @@ class Rules:
             raw = line.data.decode(errors="backslashreplace")
             return Quarantined(line.file, line.line, "encoding", f"not UTF-8 at byte {error.start + 1} of the line", raw)
         try:
-            row = json.loads(text)
+            row = as_conversation(json.loads(text), self.columns)
         except (ValueError, RecursionError) as error:
             return Quarantined(line.file, line.line, "not_json", str(error), text)
         for reason, rule in RULES:

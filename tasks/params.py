@@ -15,6 +15,7 @@ from tasks.files import parse_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RowKey = Literal["messages", "prompt", "completion", "system", "id", "topic"]
 CountFrom1 = Annotated[int, Field(ge=1)]
 RelativePath = Annotated[str, Field(min_length=1)]
 
@@ -54,7 +55,10 @@ class FolderBase(Section):
 
 
 class Validate(Section):
-    raw: RelativePath = Field(description="folder of *.jsonl files")
+    raw: RelativePath = Field(description="folder of JSONL, JSON, CSV, TSV or Parquet files, also packed with gzip or Zstandard")
+    columns: dict[RowKey, str] = Field(
+        description="the data's own column by the name wanted here; {} where they are known shapes"
+    )
     max_length: int = Field(ge=16, description="tokens of a whole conversation; longer ones are quarantined, so none is cut")
     max_quarantined: Share = Field(description="share of raw rows in quarantine above which the data are refused")
     min_accepted: CountFrom1 = Field(description="accepted rows below which the data are refused")

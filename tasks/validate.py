@@ -14,7 +14,7 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
-from tasks import conversations
+from tasks import conversations, readers
 from tasks.conversations import Accepted, CountTokens, Messages, Quarantined
 from tasks.errors import BaseModelError, DataError, StageInputError
 from tasks.expectations import FEATURES, check
@@ -43,9 +43,9 @@ def validate(section: Validate, guidelines: Guidelines, workspace: Workspace) ->
     _remove_old_results(workspace)
     policy = load_policy(workspace.root / guidelines.policy)
     folder = workspace.root / section.raw
-    paths = conversations.find_raw_files(folder)
+    paths = readers.find_raw_files(folder)
     count_tokens, control_tokens = load_tokenizer(workspace.base)
-    rules = conversations.Rules(Rulebook(guidelines), policy, control_tokens, section.max_length)
+    rules = conversations.Rules(Rulebook(guidelines), policy, control_tokens, section.max_length, section.columns)
 
     digests: dict[str, str] = {}
     lines = (line for path in paths for line in _read(workspace, path, digests))
@@ -57,7 +57,7 @@ def validate(section: Validate, guidelines: Guidelines, workspace: Workspace) ->
     n_accepted, n_raw = len(features["id"]), len(features["id"]) + len(quarantined)
     features["quarantined_share"] = [len(quarantined) / max(n_raw, 1)] * n_accepted
     if not n_raw:
-        raise DataError(f"{section.raw}: {len(paths)} *.jsonl files without a row; add conversations or change validate.raw")
+        raise DataError(f"{section.raw}: {len(paths)} files without a row; add conversations or change validate.raw")
     if not n_accepted:
         raise DataError(f"{section.raw}: none of {n_raw} rows can be used\n{_top_reasons(quarantined, workspace)}")
     expectations = check(features, section, guidelines, policy, workspace.data_docs)
@@ -139,11 +139,11 @@ def _remove_old_results(workspace: Workspace) -> None:
     shutil.rmtree(workspace.data_docs, ignore_errors=True)
 
 
-def _read(workspace: Workspace, path: Path, digests: dict[str, str]) -> Iterator[conversations.RawLine]:
+def _read(workspace: Workspace, path: Path, digests: dict[str, str]) -> Iterator[readers.RawLine]:
     name = workspace.relative(path)
     if not name.isprintable():
         raise DataError(f"{name!r}: the file name is not printable UTF-8; rename the file")
-    return conversations.read_lines(path, name, digests)
+    return readers.read_rows(path, name, digests)
 
 
 def _split(

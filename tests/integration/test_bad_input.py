@@ -69,7 +69,8 @@ def test_no_data_files(workspace: Workspace, server: str) -> None:
     for path in raw_files(workspace):
         path.rename(path.with_suffix(".txt"))
     message = refused(run(workspace, server), 2, "DataError")
-    assert "data/raw: no *.jsonl file, found GUIDELINES.md, delivery.txt, orders.txt, policy.yaml; put the" in message
+    assert "data/raw: no file of conversations (*.jsonl, " in message
+    assert ", found GUIDELINES.md, delivery.txt, orders.txt, policy.yaml; put them there" in message
 
 
 def test_no_row_can_be_used(workspace: Workspace, server: str) -> None:

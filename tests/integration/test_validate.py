@@ -267,8 +267,8 @@ def test_markup_in_the_data_stays_text(workspace: Workspace, params: Params) -> 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], r"data/raw: 1 \*\.jsonl files without a row"),
-        (["", "  "], r"data/raw: 1 \*\.jsonl files without a row"),
+        ([], r"data/raw: 1 files without a row"),
+        (["", "  "], r"data/raw: 1 files without a row"),
         (["x", "y"], "data/raw: none of 2 rows can be used\n2 not_json, first data/raw/rows.jsonl:1"),
     ],
 )
@@ -281,7 +281,7 @@ def test_nothing_to_use_is_one_data_error(workspace: Workspace, params: Params, 
 
 
 def test_no_raw_file_is_one_data_error(workspace: Workspace, params: Params) -> None:
-    with pytest.raises(DataError, match=r"no \*\.jsonl file, found policy\.yaml"):
+    with pytest.raises(DataError, match=r"no file of conversations \(.*\), found policy\.yaml"):
         run(workspace, params)
 
 

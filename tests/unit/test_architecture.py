@@ -26,11 +26,13 @@ PURE = {
     "conversations",
     "decision_text",
     "expectations",
+    "formats",
     "integrity",
     "item_scores",
     "local_registry",
     "model_card",
     "pictures",
+    "readers",
     "registry",
     "repro",
     "statistics",
@@ -56,6 +58,7 @@ HEAVY = {
     "pyarrow",
     "pandas",
     "numpy",
+    "ijson",
 }
 
 # The stages of dvc.yaml in order, with their places in a workspace. `push` is not one: `dvc repro` must never publish.

@@ -1,9 +1,7 @@
 """One row at a time: which rule a row breaks, and that no row is lost."""
 
 import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import text_faults
-from tasks.conversations import Accepted, Messages, Quarantined, RawLine, Rules, find_raw_files, judge_all, read_lines
-from tasks.errors import DataError
+from tasks.conversations import Accepted, Messages, Quarantined, Rules, judge_all
 from tasks.guidelines import Policy, Rulebook, Topic
 from tasks.params import Guidelines
+from tasks.readers import RawLine
 
 RULES = Rules(
     Rulebook(
@@ -250,51 +248,3 @@ def test_tokens_are_counted_in_batches_of_good_rows_only() -> None:
     assert sum(sizes) == 300 == sum(isinstance(verdict, Accepted) for verdict in verdicts)
     assert 0 not in sizes
     assert max(sizes) <= 256
-
-
-def test_lines_are_numbered_as_an_editor_does_and_blank_ones_are_no_rows(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf{}\r\n\n  \t\n\xe2\x80\xa8x\nlast")
-    digests: dict[str, str] = {}
-    lines = list(read_lines(path, "a", digests))
-    assert lines == [RawLine("a", 1, b"{}"), RawLine("a", 4, b"\xe2\x80\xa8x"), RawLine("a", 5, b"last")]
-    assert len(digests["a"]) == 64
-
-
-def test_raw_files_are_found_below_and_sorted(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a/z.jsonl", "a.jsonl", "notes.md", "c/d/e.jsonl"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in find_raw_files(tmp_path)]
-    assert found == ["a.jsonl", "a/z.jsonl", "b.jsonl", "c/d/e.jsonl"]
-
-
-def test_no_folder_and_no_file_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a folder"):
-        find_raw_files(tmp_path / "absent")
-    (tmp_path / "chats.json").touch()
-    with pytest.raises(DataError, match=r"no \*\.jsonl file, found chats\.json"):
-        find_raw_files(tmp_path)
-
-
-def test_a_folder_that_cannot_be_listed_is_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.jsonl").touch()
-    (tmp_path / "locked").mkdir()
-
-    original = os.scandir
-
-    def scandir(path: str) -> Any:
-        if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return original(path)
-
-    monkeypatch.setattr("os.scandir", scandir)
-    with pytest.raises(DataError, match="locked: cannot be listed: Permission denied"):
-        find_raw_files(tmp_path)
-
-
-def test_a_dangling_link_is_not_skipped(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").symlink_to(tmp_path / "absent")
-    (path,) = find_raw_files(tmp_path)
-    with pytest.raises(DataError, match=r"data/a\.jsonl: cannot be read: No such file"):
-        list(read_lines(path, "data/a.jsonl", {}))

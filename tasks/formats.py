@@ -1,0 +1,119 @@
+"""The shapes in which people keep conversations -> `messages`, a list of `{"role", "content"}`, as OpenAI and TRL have it.
+
+What is not recognised stays as it is: the row rules then say what it lacks.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.params import RowKey
+
+Row = dict[str, Any]
+
+# ShareGPT's and its relatives' names for who speaks; roles of OpenAI's own stay, and unknown ones are for the row rules.
+_SPEAKERS = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+}
+# (prompt, further input, reply) by column name: TRL's, Alpaca's, Dolly's and LongForm's, questions and answers.
+_PAIRS = (
+    ("prompt", "", "completion"),
+    ("instruction", "input", "output"),
+    ("instruction", "context", "response"),
+    ("instruction", "input", "response"),
+    ("instruction", "input", "answer"),
+    ("prompt", "", "response"),
+    ("question", "context", "answer"),
+    ("query", "", "response"),
+    ("input", "", "output"),
+    ("Q", "", "A"),
+)
+_SYSTEM = ("system", "system_prompt")
+
+
+def as_conversation(row: Any, columns: Mapping[RowKey, str]) -> Any:
+    """The row with `messages`, and with an `id` made of their hash if it has none; anything else if it is no conversation.
+
+    Args:
+        row: A JSON value: a bare list of messages, or an object in one of the shapes of README.md.
+        columns: The data's own column by the name that is wanted here.
+    """
+    if isinstance(row, list) and row and all(isinstance(message, dict) for message in row):
+        row = {"messages": row}
+    if not isinstance(row, dict):
+        return row
+    row = row | {wanted: row[theirs] for wanted, theirs in columns.items() if theirs in row}
+    if (messages := _messages(row)) is not None:
+        row = row | {"messages": messages}
+        if "id" not in row:
+            row["id"] = _hash(messages)
+    return row
+
+
+def _messages(row: Row) -> Any:
+    for key in ("messages", "conversations", "conversation"):
+        if key in row:
+            found = _decoded(row[key])
+            return _with_system(row, [_message(turn) for turn in found] if isinstance(found, list) else found)
+    for prompt, more, reply in _PAIRS:
+        if prompt in row and reply in row:
+            turns = [*_turns(row[prompt], "user", row.get(more)), *_turns(row[reply], "assistant", None)]
+            return _with_system(row, turns)
+    return None
+
+
+def _decoded(value: Any) -> Any:
+    """CSV keeps a list of messages as JSON text."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _message(turn: Any) -> Any:
+    if not isinstance(turn, dict):
+        return turn
+    if {"from", "value"} <= turn.keys():
+        turn = {"role": _role_of(turn["from"]), "content": turn["value"]}
+    return turn | {"content": _joined(turn["content"])} if isinstance(turn.get("content"), list) else turn
+
+
+def _role_of(speaker: Any) -> Any:
+    return _SPEAKERS.get(speaker.lower(), speaker) if isinstance(speaker, str) else speaker
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Text parts as one text; with an image or the like among them they stay a list, which a row rule refuses."""
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in parts]
+    return "".join(texts) if all(isinstance(text, str) for text in texts) else parts  # type: ignore[arg-type]
+
+
+def _turns(value: Any, role: str, more: Any) -> list[Any]:
+    if isinstance(value, list):
+        return [_message(turn) for turn in value]
+    content = f"{value}\n\n{more}" if isinstance(value, str) and isinstance(more, str) and more.strip() else value
+    return [{"role": role, "content": content}]
+
+
+def _with_system(row: Row, messages: Any) -> Any:
+    system = next((row[key] for key in _SYSTEM if isinstance(row.get(key), str) and row[key].strip()), None)
+    if not system or not isinstance(messages, list) or (messages and _role(messages[0]) == "system"):
+        return messages
+    return [{"role": "system", "content": system}, *messages]
+
+
+def _role(message: Any) -> Any:
+    return message.get("role") if isinstance(message, dict) else None
+
+
+def _hash(messages: Any) -> str:
+    return hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,95 @@
+"""Rows in the shapes that people have become `messages`; what is not recognised stays as it was."""
+
+from typing import Any
+
+import pytest
+
+from tasks.formats import as_conversation
+
+ASKED = {"role": "user", "content": "When?"}
+REPLIED = {"role": "assistant", "content": "Now."}
+TOLD = {"role": "system", "content": "Be kind."}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [ASKED, REPLIED]},
+        [ASKED, REPLIED],
+        {"messages": '[{"role": "user", "content": "When?"}, {"role": "assistant", "content": "Now."}]'},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Wh"}, {"type": "text", "text": "en?"}]}, REPLIED]},
+        {"conversations": [{"from": "human", "value": "When?"}, {"from": "gpt", "value": "Now."}]},
+        {"conversation": [{"from": "user", "value": "When?"}, {"from": "ChatGPT", "value": "Now."}]},
+        {"conversations": [{"from": "human", "value": "When?"}, {"from": "bing", "value": "Now."}]},
+        {"instruction": "When?", "input": "", "output": "Now."},
+        {"instruction": "When?", "context": None, "response": "Now.", "category": "open_qa"},
+        {"instruction": "When?", "output": "Now."},
+        {"prompt": "When?", "completion": "Now."},
+        {"prompt": [ASKED], "completion": [REPLIED]},
+        {"question": "When?", "answer": "Now."},
+        {"query": "When?", "response": "Now."},
+        {"input": "When?", "output": "Now."},
+        {"Q": "When?", "A": "Now.", "label": "0"},
+    ],
+)
+def test_known_shapes_become_messages(row: Any) -> None:
+    assert as_conversation(row, {})["messages"] == [ASKED, REPLIED]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [TOLD, ASKED, REPLIED], "system": "another"},
+        {"conversations": [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "When?"}, REPLIED]},
+        {"conversations": [{"from": "human", "value": "When?"}, {"from": "gpt", "value": "Now."}], "system": "Be kind."},
+        {"system_prompt": "Be kind.", "question": "When?", "answer": "Now."},
+    ],
+)
+def test_the_system_prompt_comes_first_and_once(row: Any) -> None:
+    assert as_conversation(row, {})["messages"] == [TOLD, ASKED, REPLIED]
+
+
+def test_further_input_follows_the_instruction() -> None:
+    row = as_conversation({"instruction": "Sum up.", "input": "A long text.", "output": "Short."}, {})
+    assert row["messages"][0]["content"] == "Sum up.\n\nA long text."
+
+
+def test_columns_of_any_name_can_be_given_and_win() -> None:
+    row = {"text": "When?", "label": "Now.", "question": "other", "answer": "other", "nr": "7"}
+    found = as_conversation(row, {"prompt": "text", "completion": "label", "id": "nr", "topic": "absent"})
+    assert found["messages"] == [ASKED, REPLIED]
+    assert found["id"] == "7"
+    assert "topic" not in found
+
+
+def test_a_row_without_an_id_gets_the_hash_of_its_messages() -> None:
+    first, again, other = (as_conversation({"question": q, "answer": "b"}, {})["id"] for q in ("a", "a", "c"))
+    assert first == again != other
+    assert as_conversation({"id": "", "question": "a", "answer": "b"}, {})["id"] == ""
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        None,
+        7,
+        "When?",
+        [],
+        ["When?", "Now."],
+        {},
+        {"text": "When? Now."},
+        {"message": [ASKED, REPLIED]},
+        {"messages": [ASKED, {"role": "bot", "content": "Now."}], "id": "a"},
+        {"messages": "When?", "id": "a"},
+        {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}], "id": "a"},
+        {"messages": ["When?", 7, None], "id": "a"},
+        {"messages": [{"from": "human"}], "id": "a"},
+    ],
+)
+def test_anything_else_stays_for_the_row_rules(row: Any) -> None:
+    assert as_conversation(row, {}) == row
+
+
+def test_a_speaker_that_is_no_text_stays() -> None:
+    row = as_conversation({"conversations": [{"from": ["human"], "value": None}]}, {})
+    assert row["messages"] == [{"role": ["human"], "content": None}]
