@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ MAX_LINE = 64 << 20
 _GZIP, _ZSTANDARD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 _BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _HEAD = 1 << 20
+_MAGIC = 64  # bytes; a zero among them is no text, one further on is the fault of its row
 _BATCH = 1024
 _DELIMITERS = ",;\t|"
 
@@ -74,7 +76,7 @@ def read_rows(path: Path, name: str, digests: dict[str, str]) -> Iterator[RawLin
             for line, data in _rows(stream, name):
                 yield RawLine(name, line, data)
         digests[name] = sha256_file(path)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{name}: cannot be read: {reason}; mend or remove it") from None
 
@@ -104,8 +106,8 @@ def _rows(stream: Any, name: str) -> Iterator[tuple[int, bytes]]:
     bom = next((mark for mark in _BOMS if head.startswith(mark)), b"")
     if head.startswith(_PARQUET):
         return _parquet(stream, name)
-    if b"\0" in head and _BOMS.get(bom, "utf-8") == "utf-8":
-        raise DataError(f"{name}: a binary file, not text (a zero byte at {head.index(0) + 1}); save it as UTF-8, or remove it")
+    if (zero := head.find(b"\0", 0, _MAGIC)) >= 0 and _BOMS.get(bom, "utf-8") == "utf-8":
+        raise DataError(f"{name}: a binary file, not text (a zero byte at {zero + 1}); save it as UTF-8, or remove it")
     if not head.strip():
         return iter(())
     stream.read(len(bom))
@@ -166,18 +168,18 @@ def _json(stream: Any, name: str) -> Iterator[tuple[int, bytes]]:
 
     number = 0
     try:
-        for row in _elements(ijson.parse(stream, use_float=True), ijson.ObjectBuilder):
+        for row in _elements(ijson.basic_parse(stream, use_float=True), ijson.ObjectBuilder):
             number += 1
             yield number, _as_json(row)
-    except (ijson.JSONError, UnicodeDecodeError) as error:
+    except (ijson.JSONError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{name}: not JSON after row {number}: {reason}; mend the file or remove it") from None
 
 
-def _elements(events: Iterator[tuple[str, str, Any]], new_builder: Any) -> Iterator[Any]:
+def _elements(events: Iterator[tuple[str, Any]], new_builder: Any) -> Iterator[Any]:
     in_array, depth = False, 0
     builder: Any = None
-    for _, event, value in events:
+    for event, value in events:
         if not in_array:
             in_array = event == "start_array"
         elif not depth and event == "end_array":

@@ -4,12 +4,15 @@ import gzip
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tasks import readers
 from tasks.errors import DataError
@@ -88,6 +91,10 @@ def test_a_line_of_jsonl_comes_as_it_is(tmp_path: Path) -> None:
     ]
 
 
+def test_a_zero_byte_in_one_row_does_not_make_a_file_binary(tmp_path: Path) -> None:
+    assert len(read(tmp_path, "a.jsonl", jsonl(ROWS) + b'{"id": "a\0b"}\n')) == 4
+
+
 def test_a_cell_that_is_not_utf8_and_a_cell_too_many_are_left_to_the_row_rules(tmp_path: Path) -> None:
     first, second = read(tmp_path, "a.csv", b"Q,A\ncaf\xe9,b\n1,2,3\n\n")
     with pytest.raises(UnicodeDecodeError):
@@ -102,15 +109,32 @@ def test_a_cell_that_is_not_utf8_and_a_cell_too_many_are_left_to_the_row_rules(t
         ("cut.csv", b'Q,A\n1,2\n"open,', "cut.csv:3: not CSV: unexpected end of data"),
         ("cut.parquet", parquet(ROWS)[:-9], "cut.parquet: not Parquet after row 0: "),
         ("cut.jsonl.gz", gzip.compress(jsonl(ROWS))[:-9], "cut.jsonl.gz: cannot be read: Compressed file ended"),
+        ("bad.jsonl.gz", gzip.compress(b"")[:10] + b"\xff" * 300, "bad.jsonl.gz: cannot be read: Error -3"),
+        ("deep.json", b"[" * 100_000, "deep.json: not JSON after row 0: "),
+        ("deeper.json", b"[" * 50_000 + b"]" * 50_000, "deeper.json: not JSON after row 1: maximum recursion depth"),
         ("cut.jsonl.zst", zstandard(jsonl(ROWS * 9))[:-9], "cut.jsonl.zst: cannot be read: "),
         ("image.jsonl", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "image.jsonl: a binary file, not text (a zero byte at 9)"),
         ("wide.csv", "Q,A\n".encode("utf-16-le"), "wide.csv: a binary file"),
     ],
+    ids=lambda value: value if isinstance(value, str) and ":" not in value else "",  # else the bytes are in the test's name
 )
 def test_what_cannot_be_read_names_the_file_and_the_place(tmp_path: Path, name: str, data: bytes, words: str) -> None:
     with pytest.raises(DataError) as caught:
         read(tmp_path, name, data)
     assert words in str(caught.value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(name=st.sampled_from(sorted(FILES)), pack=st.sampled_from([bytes, gzip.compress, zstandard]), data=st.data())
+def test_a_damaged_file_gives_rows_or_one_error(
+    tmp_path_factory: pytest.TempPathFactory, name: str, pack: Callable[[bytes], bytes], data: st.DataObject
+) -> None:
+    whole = pack(FILES[name][0])
+    start = data.draw(st.integers(0, len(whole)))
+    end = data.draw(st.integers(start, min(len(whole), start + 20)))
+    damaged = whole[:start] + data.draw(st.binary(max_size=8)) + whole[end:]
+    with suppress(DataError):
+        assert all(line.file == name and line.line > 0 for line in read(tmp_path_factory.getbasetemp(), name, damaged))
 
 
 def test_rows_before_the_place_were_read(tmp_path: Path) -> None:
