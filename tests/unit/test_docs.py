@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows import cli
+from tasks.conversations import RULES
 from tasks.files import parse_yaml
 from tasks.repro import STAGES
 
@@ -46,6 +47,13 @@ def test_readme_names_every_module_stage_and_section() -> None:
     missing += [f"{section}:" for section in ("train", "base", "gate", "push", "guidelines") if f"`{section}:`" not in README]
     assert not missing
     assert set(sections) == {"base", "validate", "guidelines", "prepare", "train", "evaluate", "gate", "push"}
+
+
+def test_readme_explains_every_code_of_the_quarantine() -> None:
+    codes = {reason for reason, _ in RULES} | {"not_json", "too_long"}
+    assert codes == {
+        code for row in re.findall(r"^\| (`[a-z_`, ]+`) \| [a-z]", README, re.MULTILINE) for code in re.findall(r"\w+", row)
+    }
 
 
 def test_readme_exit_codes_are_those_of_the_program() -> None:
