@@ -5,12 +5,13 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from tasks.decision_text import explain
-from tasks.errors import PipelineError
+from tasks.errors import DataError, PipelineError
 from tasks.overrides import override
 from tasks.params import load_params
 from tasks.paths import Workspace
@@ -61,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", parents=[common], help="what is up to date, the last decision, the champion")
     status.set_defaults(command=_status)
 
+    data = commands.add_parser("data", help="the conversations").add_subparsers(required=True, metavar="COMMAND")
+    check = data.add_parser("check", parents=[common], help="judge files by the row rules; nothing is written", epilog=_EPILOG)
+    check.add_argument("paths", nargs="+", type=Path, metavar="FILE", help="file, or folder of files")
+    check.set_defaults(command=_check)
+
     gate = commands.add_parser("gate", help="the gate's decision").add_subparsers(required=True, metavar="COMMAND")
     explained = gate.add_parser("explain", parents=[common], help="each rule with its value, bound, threshold and reason")
     explained.set_defaults(command=_explain)
@@ -107,6 +113,18 @@ def _status(arguments: argparse.Namespace) -> int:
     value = {"stale": status.stale, "decision": verdict, "champion": status.champion, "candidate_is_champion": status.published}
     _show(arguments, value, "\n".join(lines))
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from tasks.data_check import check_files
+
+    workspace = Workspace.find(arguments.workspace)
+    found = list(check_files(arguments.paths, load_params(workspace.params), workspace))
+    lines = [line for file in found for line in file.lines()]
+    if not (workspace.base / "tokenizer.json").is_file():
+        lines.append("tokens were not counted, control tokens not looked for: the base model was not fetched yet (`refit run`)")
+    _show(arguments, {"files": [asdict(file) for file in found]}, "\n".join(lines))
+    return 0 if all(file.good for file in found) else DataError.exit_code
 
 
 def _explain(arguments: argparse.Namespace) -> int:

@@ -1,9 +1,10 @@
 """From messages to tokens, with the assistant's tokens marked, for any chat template that only ever appends."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
-from tasks.errors import DataError
+from tasks.errors import BaseModelError, DataError, StageInputError
 
 
 class Message(TypedDict):
@@ -18,6 +19,49 @@ class Tokens(TypedDict):
 
     input_ids: list[int]
     labels: list[int]
+
+
+def load_tokenizer(base: Path) -> Any:
+    """The tokenizer of the model in `base`, which has a chat template.
+
+    Raises:
+        StageInputError: there is none.
+        BaseModelError: it cannot be loaded, or has no chat template.
+    """
+    if not (base / "tokenizer.json").is_file():
+        raise StageInputError(
+            f"{base / 'tokenizer.json'}: missing: the stage base has not finished; run `dvc repro` or `refit run`"
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+    except Exception as error:
+        first = f"{type(error).__name__}: {str(error).splitlines()[:1]}"
+        raise BaseModelError(f"{base}: its tokenizer cannot be loaded: {first}; run the stage base") from error
+    if not tokenizer.chat_template:
+        raise BaseModelError(f"{base}: the tokenizer has no chat template; take a base model that has one (an instruct model)")
+    return tokenizer
+
+
+def control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """The special tokens as text: none of them may come from a message."""
+    return tuple(sorted(token.content for token in tokenizer.added_tokens_decoder.values() if token.special))
+
+
+def count_tokens(conversations: Sequence[Sequence[Message]], tokenizer: Any) -> list[int]:
+    """Tokens of each conversation in the chat template.
+
+    Raises:
+        BaseModelError: the template refuses a conversation.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        texts = tokenizer.apply_chat_template(list(conversations), tokenize=False)
+    except TemplateError as error:
+        raise BaseModelError(f"its chat template refuses a conversation: {error}; take another base model") from error
+    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]]
 
 
 def encode(messages: Sequence[Message], tokenizer: Any) -> Tokens:

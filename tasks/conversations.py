@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 from tasks import text_faults
+from tasks.chat import Message
 from tasks.formats import as_conversation
 from tasks.guidelines import Policy, Reply, Rulebook, missing_facts
 from tasks.params import RowKey
@@ -22,7 +23,7 @@ ROW_KEYS = ("id", "topic", "messages")
 ROLES = ("system", "user", "assistant")
 TOKEN_BATCH = 256
 
-Messages = list[dict[str, str]]
+Messages = list[Message]
 CountTokens = Callable[[Sequence[Messages]], list[int]]
 
 
@@ -81,7 +82,7 @@ class Rules:
         for reason, rule in RULES:
             if detail := rule(row, self):
                 return Quarantined(line.file, line.line, reason, detail, text)
-        messages = [{"role": message["role"], "content": message["content"]} for message in row["messages"]]
+        messages: Messages = [{"role": message["role"], "content": message["content"]} for message in row["messages"]]
         replies = [_parsed(message["content"], self) for message in messages if message["role"] == "assistant"]
         return Accepted(
             id=row["id"],

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.chat import Message, encode
+from tasks.chat import Message, encode, load_tokenizer
 from tasks.environment import work_offline
 from tasks.errors import DataError, StageInputError
 from tasks.files import sha256_file, sha256_json, write_jsonl
@@ -37,7 +37,7 @@ def prepare(section: Prepare, accepted: Path, base: Path, target: Path, record: 
     work_offline()
     rows = _read(accepted)
     kept, dropped = _drop_duplicates(rows)
-    tokenizer = _tokenizer(base)
+    tokenizer = load_tokenizer(base)
     splits: dict[str, list[Row]] = {name: [] for name in SPLITS}
     for row in kept:
         row["cluster"] = cluster_of(row["messages"])
@@ -117,14 +117,6 @@ def _read(accepted: Path) -> list[Row]:
         raise StageInputError(f"{accepted}: missing, so the stage validate has not finished; run `dvc repro` or `refit run`")
     rows: list[Row] = pq.read_table(accepted).to_pylist()
     return rows
-
-
-def _tokenizer(base: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    if not (base / "tokenizer.json").is_file():
-        raise StageInputError(f"{base}: no tokenizer.json, so the stage base has not finished; run `dvc repro` or `refit run`")
-    return AutoTokenizer.from_pretrained(base)
 
 
 def _write(path: Path, rows: list[Row]) -> None:

@@ -29,14 +29,14 @@ def die_with_parent() -> None:
     parent-death signal (Linux, prctl(2)), and a thread that waits for an error on standard output, which a pipe shows at the
     moment its last reader is gone (poll(2), POLLERR).
     """
-    die_with_parent_signal()
+    on_parent_death(signal.SIGKILL)
     threading.Thread(target=_die_without_reader, daemon=True).start()
 
 
-def die_with_parent_signal() -> None:
-    """Ask the kernel for SIGKILL when this process's parent ends; nothing happens where the kernel is not Linux."""
+def on_parent_death(number: signal.Signals) -> None:
+    """Ask the kernel for a signal when this process's parent ends (prctl(2)); nothing happens where the kernel is not Linux."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _die_without_reader() -> None:

@@ -8,11 +8,12 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from tasks.errors import InputError, PipelineError, StageInputError, StageKilled, TransientError
 from tasks.paths import ROLES, Workspace
-from tasks.process import ERROR_PREFIX, die_with_parent_signal, parse_error
+from tasks.process import ERROR_PREFIX, on_parent_death, parse_error
 from tasks.records import (
     BaseModelRecord,
     ChampionRecord,
@@ -112,7 +113,8 @@ def run_child(workspace: Workspace, stage: str, command: Sequence[str], log: Cal
         text=True,
         errors="replace",
         start_new_session=True,
-        preexec_fn=die_with_parent_signal,
+        # Not SIGKILL: DVC's locks name its process, and one that nobody reaps counts as alive. Interrupted, it takes them back.
+        preexec_fn=partial(on_parent_death, signal.SIGINT),
     )
     # When the leader has died, whatever is left of its group still holds the pipe and would keep the loop below waiting.
     reaper = threading.Thread(target=_kill_what_is_left, args=(child,), daemon=True)

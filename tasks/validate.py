@@ -9,14 +9,16 @@ data_docs/index.html) and, last and only if the data may be used, data/reports/v
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from tasks import conversations, readers
-from tasks.conversations import Accepted, CountTokens, Messages, Quarantined
-from tasks.errors import BaseModelError, DataError, StageInputError
+from tasks.chat import control_tokens, count_tokens, load_tokenizer
+from tasks.conversations import Accepted, Quarantined
+from tasks.errors import DataError
 from tasks.expectations import FEATURES, check
 from tasks.files import sha256_file, write_atomic, write_jsonl
 from tasks.guidelines import Rulebook, load_policy
@@ -44,14 +46,15 @@ def validate(section: Validate, guidelines: Guidelines, workspace: Workspace) ->
     policy = load_policy(workspace.root / guidelines.policy)
     folder = workspace.root / section.raw
     paths = readers.find_raw_files(folder)
-    count_tokens, control_tokens = load_tokenizer(workspace.base)
-    rules = conversations.Rules(Rulebook(guidelines), policy, control_tokens, section.max_length, section.columns)
+    tokenizer = load_tokenizer(workspace.base)
+    rules = conversations.Rules(Rulebook(guidelines), policy, control_tokens(tokenizer), section.max_length, section.columns)
 
     digests: dict[str, str] = {}
     lines = (line for path in paths for line in _read(workspace, path, digests))
     quarantined: list[Quarantined] = []
     features: dict[str, list[str | int | float]] = {name: [] for name in FEATURES}
-    write_accepted(workspace.accepted, _split(conversations.judge_all(lines, rules, count_tokens), quarantined, features))
+    verdicts = conversations.judge_all(lines, rules, partial(count_tokens, tokenizer=tokenizer))
+    write_accepted(workspace.accepted, _split(verdicts, quarantined, features))
     write_jsonl(workspace.quarantine, map(asdict, quarantined))
 
     n_accepted, n_raw = len(features["id"]), len(features["id"]) + len(quarantined)
@@ -74,38 +77,6 @@ def validate(section: Validate, guidelines: Guidelines, workspace: Workspace) ->
         accepted_sha256=sha256_file(workspace.accepted),
         quarantine_sha256=sha256_file(workspace.quarantine),
     ).write(workspace.record("validate"))
-
-
-def load_tokenizer(base: Path) -> tuple[CountTokens, tuple[str, ...]]:
-    """A counter of tokens of whole conversations in the chat template, and the special tokens, of the model in `base`.
-
-    Raises:
-        StageInputError: there is no tokenizer.
-        BaseModelError: it cannot be loaded, has no chat template, or its template refuses a conversation.
-    """
-    if not (base / "tokenizer.json").is_file():
-        raise StageInputError(
-            f"{base / 'tokenizer.json'}: missing: the stage base has not finished; run `dvc repro` or `refit run`"
-        )
-    from jinja2 import TemplateError
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
-    except Exception as error:
-        first = f"{type(error).__name__}: {str(error).splitlines()[:1]}"
-        raise BaseModelError(f"{base}: its tokenizer cannot be loaded: {first}; run the stage base") from error
-    if not tokenizer.chat_template:
-        raise BaseModelError(f"{base}: the tokenizer has no chat template; take a base model that has one (an instruct model)")
-
-    def count(conversations: Sequence[Messages]) -> list[int]:
-        try:
-            texts = tokenizer.apply_chat_template(list(conversations), tokenize=False)
-        except TemplateError as error:
-            raise BaseModelError(f"{base}: its chat template refuses a conversation: {error}; take another base model") from error
-        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]]
-
-    return count, tuple(sorted(token.content for token in tokenizer.added_tokens_decoder.values() if token.special))
 
 
 def write_accepted(path: Path, rows: Iterable[Accepted]) -> None:

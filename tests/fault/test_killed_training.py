@@ -35,27 +35,36 @@ def resumed_at(run: "subprocess.Popen[str]") -> int:
     return int(found[1])
 
 
-def training_process(workspace: Workspace) -> int:
+def processes(workspace: Workspace, *words: bytes) -> list[int]:
+    """Those that run in the workspace with all of these words in their command."""
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            if b"tasks.train" in words and b"-m" in words and (folder / "cwd").resolve() == workspace.root.resolve():
-                return int(folder.name)
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+            if set(words) <= set(command) and (folder / "cwd").resolve() == workspace.root.resolve():
+                found.append(int(folder.name))
         except (FileNotFoundError, PermissionError, ProcessLookupError):
             continue
-    raise AssertionError("no training process")
+    return found
+
+
+def training_process(workspace: Workspace) -> int:
+    (found,) = processes(workspace, b"-m", b"tasks.train")
+    return found
 
 
 def test_no_child_outlives_a_killed_run_and_a_killed_child_is_retried(make_workspace: MakeWorkspace, prefect_home: Path) -> None:
     workspace = make_workspace(**{"train.max_steps": 60, "train.eval_steps": 3})
     first = start_run(workspace)
     read_until(first, r"step 5/60 loss")
-    child = os.pidfd_open(training_process(workspace))
+    (dvc,) = processes(workspace, b"-m", b"dvc", b"repro")
+    children = [os.pidfd_open(number) for number in (training_process(workspace), dvc)]
     first.kill()
     first.wait()
-    ended, _, _ = select.select([child], [], [], 60)
-    os.close(child)
-    assert ended, "the training went on a minute after its run had died"
+    for child in children:
+        ended, _, _ = select.select([child], [], [], 60)
+        os.close(child)
+        assert ended, "a child went on a minute after its run had died"
     assert not workspace.record("train").exists()
 
     second = start_run(workspace)

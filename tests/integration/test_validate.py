@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from tasks.chat import control_tokens, count_tokens, load_tokenizer
 from tasks.errors import BaseModelError, DataError, StageInputError
 from tasks.files import sha256_file, tree_digest
 from tasks.params import Params, load_params
 from tasks.paths import Workspace
 from tasks.records import ValidationReport
-from tasks.validate import load_tokenizer, validate
+from tasks.validate import validate
 
 ROOT = Path(__file__).parents[2]
 CHATML = (
@@ -299,7 +300,7 @@ def test_a_damaged_tokenizer_and_a_missing_template_are_told_apart(tmp_path: Pat
     with pytest.raises(BaseModelError, match="no chat template"):
         load_tokenizer(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('no system') }}")
-    count, control_tokens = load_tokenizer(tmp_path)
-    assert control_tokens == ("<|im_end|>", "<|im_start|>")
+    tokenizer = load_tokenizer(tmp_path)
+    assert control_tokens(tokenizer) == ("<|im_end|>", "<|im_start|>")
     with pytest.raises(BaseModelError, match="its chat template refuses a conversation: no system"):
-        count([[{"role": "user", "content": "Hi"}]])
+        count_tokens([[{"role": "user", "content": "Hi"}]], tokenizer)

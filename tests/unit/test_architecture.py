@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 COMMON = {"errors", "files", "paths", "params", "overrides", "records", "process", "guidelines", "chat", "environment"}
 PURE = {
     "conversations",
+    "data_check",
     "decision_text",
     "expectations",
     "formats",

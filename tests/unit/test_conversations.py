@@ -28,7 +28,7 @@ RULES = Rules(
     max_length=30,
 )
 REPLY = "[refunds | low]\nIt takes 5 days."
-TURNS = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": REPLY}]
+TURNS: Messages = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": REPLY}]
 
 
 def count_words(conversations: Sequence[Messages]) -> list[int]:

@@ -155,7 +155,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr(stage, "_tokenizer", lambda base: FakeTokenizer())
+    monkeypatch.setattr(stage, "load_tokenizer", lambda base: FakeTokenizer())
     return Place(tmp_path)
 
 
