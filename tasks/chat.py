@@ -60,7 +60,9 @@ def count_tokens(conversations: Sequence[Sequence[Message]], tokenizer: Any) -> 
     try:
         texts = tokenizer.apply_chat_template(list(conversations), tokenize=False)
     except TemplateError as error:
-        raise BaseModelError(f"its chat template refuses a conversation: {error}; take another base model") from error
+        raise BaseModelError(
+            f"{tokenizer.name_or_path}: its chat template refuses a conversation: {error}; take another base model"
+        ) from error
     return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]]
 
 

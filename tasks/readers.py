@@ -104,15 +104,16 @@ def _unpacked(stored: Any) -> IO[bytes]:
 def _rows(stream: Any, name: str) -> Iterator[tuple[int, bytes]]:
     head = bytes(stream.peek(_HEAD))
     bom = next((mark for mark in _BOMS if head.startswith(mark)), b"")
+    encoding = _BOMS.get(bom, "utf-8")
     if head.startswith(_PARQUET):
         return _parquet(stream, name)
-    if (zero := head.find(b"\0", 0, _MAGIC)) >= 0 and _BOMS.get(bom, "utf-8") == "utf-8":
+    if (zero := head.find(b"\0", 0, _MAGIC)) >= 0 and encoding == "utf-8":
         raise DataError(f"{name}: a binary file, not text (a zero byte at {zero + 1}); save it as UTF-8, or remove it")
     if not head.strip():
         return iter(())
     stream.read(len(bom))
-    if bom and _BOMS[bom] != "utf-8":
-        stream = _as_utf8(stream, _BOMS[bom])
+    if encoding != "utf-8":
+        stream = _as_utf8(stream, encoding)
     if _kind(name) in (".csv", ".tsv"):
         return _table(stream, name)
     return _json(stream, name) if _is_json(stream, name) else _lines(stream, name)

@@ -302,5 +302,5 @@ def test_a_damaged_tokenizer_and_a_missing_template_are_told_apart(tmp_path: Pat
     (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('no system') }}")
     tokenizer = load_tokenizer(tmp_path)
     assert control_tokens(tokenizer) == ("<|im_end|>", "<|im_start|>")
-    with pytest.raises(BaseModelError, match="its chat template refuses a conversation: no system"):
+    with pytest.raises(BaseModelError, match=rf"{tmp_path}: its chat template refuses a conversation: no system"):
         count_tokens([[{"role": "user", "content": "Hi"}]], tokenizer)
