@@ -87,8 +87,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    # A temporary server is up in 8 s on an idle machine; Prefect's own limit of 20 s has been passed on a busy one.
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
     from flows.console import run_in_process
 
     name, message = run_in_process(workspace)

@@ -16,6 +16,7 @@ from tasks.environment import describe, keep_freed_memory, pick_device, pick_dty
 from tasks.errors import DataError, EvalError, StageInputError
 from tasks.files import sha256_file, sha256_json, tree_digest, write_jsonl
 from tasks.guidelines import Rulebook
+from tasks.lm import load_models
 from tasks.params import Evaluate, Guidelines, Params
 from tasks.paths import ROLES, Workspace
 from tasks.process import stage_main
@@ -110,7 +111,7 @@ def _score(
         if not test.is_file():
             raise StageInputError(f"{test}: missing, so the stage prepare has not finished; run `dvc repro` or `refit run`")
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
-        generator, scorer = _load(model_folder, dtype, section)
+        generator, scorer = load_models(model_folder, dtype, pick_device(), section)
         docs = target_docs(pq.read_table(test).to_pylist(), generator.tokenizer)
         generation, loss = target_tasks(docs, Rulebook(guidelines), section.max_new_tokens)
         manager = _task_manager(section, workspace)
@@ -133,26 +134,6 @@ def _task_manager(section: Evaluate, workspace: Workspace) -> Any:
     folder = str(workspace.data / "eval")
     own = TaskManager(include_path=folder, include_defaults=False)
     return own if set(section.general_tasks) <= set(own.all_tasks) else TaskManager(include_path=folder)
-
-
-def _load(folder: Path, dtype: str, section: Evaluate) -> tuple[Any, Any]:
-    from lm_eval.models.huggingface import HFLM
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    class Generator(HFLM):
-        """Marks the replies that were cut off by the length limit; lm-eval itself does not tell."""
-
-        def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
-            text: str = super().tok_decode(tokens, skip_special_tokens)
-            return text if isinstance(tokens, int) or self.eot_token_id in tokens else text + CUT
-
-    device = pick_device()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    common = {"pretrained": model, "tokenizer": tokenizer, "device": device, "backend": "causal"}
-    return Generator(**common, batch_size=section.generation_batch_size), HFLM(
-        **common, batch_size=section.loglikelihood_batch_size
-    )
 
 
 def _items(samples: dict[str, list[dict[str, Any]]], directions: dict[str, dict[str, bool]]) -> list[Item]:

@@ -44,6 +44,7 @@ def train(section: Train, workspace: Workspace) -> TrainedModel:
     transformers.logging.set_verbosity_error()
     started = time.monotonic()
     splits = {name: _load_split(workspace.prepared / f"{name}.parquet") for name in ("train", "eval")}
+    splits["eval"] = _by_length(splits["eval"])
     if not (workspace.base / "config.json").is_file():
         raise StageInputError(
             f"{workspace.base}: no config.json, so the stage base has not finished; run `dvc repro` or `refit run`"
@@ -147,6 +148,12 @@ def _load_split(path: Path) -> Any:
     if not path.is_file():
         raise StageInputError(f"{path}: missing, so the stage prepare has not finished; run `dvc repro` or `refit run`")
     return Dataset(pq.read_table(path, columns=["input_ids", "labels"]))
+
+
+def _by_length(split: Any) -> Any:
+    """Rows of like length side by side, so that a batch has little padding; the trainer itself sorts only what it trains on."""
+    lengths = [len(row) for row in split["input_ids"]]
+    return split.select(sorted(range(len(lengths)), key=lengths.__getitem__))
 
 
 def _build_trainer(section: Train, base: Path, tokenizer: Any, splits: dict[str, Any], run_folder: Path, dtype: str) -> Any:

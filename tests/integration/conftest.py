@@ -19,7 +19,6 @@ from tests.integration.running import REFIT, Step, add_defects, execute, take
 SETTINGS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "OMP_NUM_THREADS": "1",  # the tiny model is too small for more: waiting for each other, threads take twice the time
 }
 SERVER_SECONDS = 120

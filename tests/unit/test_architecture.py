@@ -30,6 +30,7 @@ PURE = {
     "formats",
     "integrity",
     "item_scores",
+    "lm",
     "local_registry",
     "model_card",
     "pictures",
