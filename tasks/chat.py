@@ -1,6 +1,8 @@
 """From messages to tokens, with the assistant's tokens marked, for any chat template that only ever appends."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -49,50 +51,105 @@ def control_tokens(tokenizer: Any) -> tuple[str, ...]:
     return tuple(sorted(token.content for token in tokenizer.added_tokens_decoder.values() if token.special))
 
 
-def count_tokens(conversations: Sequence[Sequence[Message]], tokenizer: Any) -> list[int]:
-    """Tokens of each conversation in the chat template.
+class Encoder:
+    """Tokenises conversations and labels every assistant message up to and including its end-of-turn token.
 
-    Raises:
-        BaseModelError: the template refuses a conversation.
+    Works with any chat template that only ever appends; no `{% generation %}` marks are needed. Where the messages stand in the
+    text is found once for each order of roles, on a conversation of short marks, and proven for each conversation by comparing
+    its text with what those places say; one that differs, as where a template trims or rewrites, is rendered up to each of its
+    replies instead.
     """
-    from jinja2 import TemplateError
 
-    try:
-        texts = tokenizer.apply_chat_template(list(conversations), tokenize=False)
-    except TemplateError as error:
-        raise BaseModelError(
-            f"{tokenizer.name_or_path}: its chat template refuses a conversation: {error}; take another base model"
-        ) from error
-    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]]
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._layouts: dict[tuple[str, ...], _Layout | None] = {}
+
+    def __call__(self, conversations: Sequence[Sequence[Message]]) -> list[Tokens]:
+        """Tokens of each conversation.
+
+        Raises:
+            BaseModelError: the template refuses a conversation.
+            DataError: the template changes earlier text when a message is added, or an end-of-turn token is not among the labels.
+        """
+        if not conversations:
+            return []
+        texts = _render_all(conversations, self._tokenizer)
+        encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_offsets_mapping=True)
+        rows = zip(conversations, texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return [self._labelled(messages, text, ids, offsets) for messages, text, ids, offsets in rows]
+
+    def _labelled(self, messages: Sequence[Message], text: str, ids: list[int], offsets: list[tuple[int, int]]) -> Tokens:
+        spans = self._spans(messages, text)
+        starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
+        labels = [-100] * len(ids)
+        for start, end in spans:
+            inside = slice(bisect_left(starts, start), bisect_right(ends, end))
+            labels[inside] = ids[inside]
+        if (trained_ends := labels.count(self._tokenizer.eos_token_id)) != len(spans):
+            raise DataError(
+                f"chat template: {trained_ends} of {len(spans)} assistant turns end with {self._tokenizer.eos_token!r} among the "
+                "labels; a model trained so would not stop; take a template that ends each assistant turn with the tokenizer's "
+                "eos token"
+            )
+        return {"input_ids": ids, "labels": labels}
+
+    def _spans(self, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
+        roles = tuple(message["role"] for message in messages)
+        if roles not in self._layouts:
+            self._layouts[roles] = _layout(roles, self._tokenizer)
+        layout = self._layouts[roles]
+        return (layout and layout.spans(messages, text)) or _assistant_spans(messages, text, self._tokenizer)
 
 
-def encode(messages: Sequence[Message], tokenizer: Any) -> Tokens:
-    """Tokenise a conversation and label the tokens of every assistant message, up to and including its end-of-turn token.
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What a template puts around the contents of one order of roles: the literals before, between and after them.
 
-    The spans are found by rendering the template up to each assistant message, so that no `{% generation %}` marks are needed.
-
-    Raises:
-        DataError: the template changes earlier text when a message is added, or an end-of-turn token is not among the labels.
+    `margins` has for each reply its index and how many characters before and after its content are supervised too.
     """
-    text = _render(messages, tokenizer)
-    spans = [
+
+    literals: tuple[str, ...]
+    margins: tuple[tuple[int, int, int], ...]
+
+    def spans(self, messages: Sequence[Message], text: str) -> list[tuple[int, int]] | None:
+        """The supervised parts of `text`, or None if it is not these literals around the contents."""
+        places, position = [], 0
+        pieces = []
+        for literal, message in zip(self.literals, messages, strict=False):
+            position += len(literal)
+            places.append((position, position + len(message["content"])))
+            position += len(message["content"])
+            pieces += [literal, message["content"]]
+        if "".join([*pieces, self.literals[-1]]) != text:
+            return None
+        return [(places[index][0] - before, places[index][1] + after) for index, before, after in self.margins]
+
+
+def _layout(roles: tuple[str, ...], tokenizer: Any) -> _Layout | None:
+    """Found on a conversation whose contents are marks; None if the template does not show each of them once, in order."""
+    messages: list[Message] = [{"role": role, "content": f"mark{number:04}"} for number, role in enumerate(roles)]
+    (text,) = _render_all([messages], tokenizer)
+    literals, rest, position = [], text, 0
+    places = []
+    for message in messages:
+        literal, found, rest = rest.partition(message["content"])
+        if not found:
+            return None
+        literals.append(literal)
+        places.append((position + len(literal), position + len(literal) + len(found)))
+        position = places[-1][1]
+    spans = _assistant_spans(messages, text, tokenizer)
+    replies = [index for index, role in enumerate(roles) if role == "assistant"]
+    margins = [(index, places[index][0] - a, b - places[index][1]) for index, (a, b) in zip(replies, spans, strict=True)]
+    return _Layout((*literals, rest), tuple(margins))
+
+
+def _assistant_spans(messages: Sequence[Message], text: str, tokenizer: Any) -> list[tuple[int, int]]:
+    return [
         _assistant_span(messages, index, text, tokenizer)
         for index, message in enumerate(messages)
         if message["role"] == "assistant"
     ]
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    labels = [
-        token if any(a <= start and end <= b for a, b in spans) else -100
-        for token, (start, end) in zip(ids, offsets, strict=True)
-    ]
-    trained_ends = sum(label == tokenizer.eos_token_id for label in labels)
-    if trained_ends != len(spans):
-        raise DataError(
-            f"chat template: {trained_ends} of {len(spans)} assistant turns end with {tokenizer.eos_token!r} among the labels; "
-            "a model trained so would not stop; take a template that ends each assistant turn with the tokenizer's eos token"
-        )
-    return {"input_ids": ids, "labels": labels}
 
 
 def prompt_text(messages: Sequence[Message], tokenizer: Any) -> str:
@@ -114,3 +171,15 @@ def _assistant_span(messages: Sequence[Message], index: int, text: str, tokenize
 def _render(messages: Sequence[Message], tokenizer: Any, add_generation_prompt: bool = False) -> str:
     text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
     return text
+
+
+def _render_all(conversations: Sequence[Sequence[Message]], tokenizer: Any) -> list[str]:
+    from jinja2 import TemplateError
+
+    try:
+        texts: list[str] = tokenizer.apply_chat_template(list(conversations), tokenize=False)
+    except TemplateError as error:
+        raise BaseModelError(
+            f"{tokenizer.name_or_path}: its chat template refuses a conversation: {error}; take another base model"
+        ) from error
+    return texts

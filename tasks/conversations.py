@@ -1,67 +1,87 @@
 """Rows -> verdicts: a row is accepted, or quarantined with the code of the first rule that it breaks.
 
-A row is `{"id": str, "topic": str, "messages": [{"role": str, "content": str}, …]}`: an optional system message, then user and
-assistant in turns, the last one an assistant. Other keys are left out. Duplicates are accepted here; `prepare` drops them.
+A row is `{"id": str, "messages": [{"role": str, "content": str}, …]}`: an optional system message, then user and assistant in
+turns, the last one an assistant; where there are guidelines, also a `topic` of their policy. A `group` names rows that must share
+a split. Other keys are left out. Duplicates are accepted here; `prepare` drops them.
 """
 
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
 from tasks import text_faults
-from tasks.chat import Message
+from tasks.chat import Message, Tokens
 from tasks.formats import as_conversation
 from tasks.guidelines import Policy, Reply, Rulebook, missing_facts
+from tasks.normalisation import hash_messages
 from tasks.params import RowKey
 from tasks.readers import RawLine
 
-ROW_KEYS = ("id", "topic", "messages")
 ROLES = ("system", "user", "assistant")
 TOKEN_BATCH = 256
 
 Messages = list[Message]
-CountTokens = Callable[[Sequence[Messages]], list[int]]
+Encode = Callable[[Sequence[Messages]], list[Tokens]]
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A row that broke a rule. `raw` is the whole line; bytes that are not UTF-8 stand in it as hexadecimal escapes."""
+    """A row that broke a rule; `raw` is its bytes as they stand in the file, or as JSON where the file is no JSON."""
 
     file: str
     line: int
     reason: str
     detail: str
-    raw: str
+    raw: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A row that broke none. Category and priority are those of the last reply."""
+    """A row that broke none.
+
+    Topic, category and priority (those of the last reply) are empty without guidelines. `prompt_hash` is that of all messages
+    before the last reply, `content_hash` that of all. Tokens and labels are empty without a tokenizer.
+    """
 
     id: str
     source: str
+    group: str
     topic: str
     category: str
     priority: str
-    n_tokens: int
     must_say: tuple[str, ...]
     messages: Messages
     reply_words: int
+    prompt_hash: str
+    content_hash: str
+    input_ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Rules:
     """What a row is judged by, besides its form."""
 
-    rulebook: Rulebook
-    policy: Policy
+    guidelines: tuple[Rulebook, Policy] | None
     control_tokens: tuple[str, ...]
     max_length: int
     columns: Mapping[RowKey, str] = field(default_factory=dict)
+
+    @property
+    def row_keys(self) -> dict[str, type]:
+        """What a row must have, with its type."""
+        return {"id": str, **({"topic": str} if self.guidelines else {}), "messages": list}
+
+    @cached_property
+    def order(self) -> tuple[tuple[str, "Rule"], ...]:
+        """The rules that apply, with their codes."""
+        return (
+            (*RULES, *((code, partial(rule, *self.guidelines)) for code, rule in GUIDELINE_RULES)) if self.guidelines else RULES
+        )
 
     @cached_property
     def control_pattern(self) -> re.Pattern[str] | None:
@@ -69,49 +89,63 @@ class Rules:
         return re.compile("|".join(map(re.escape, self.control_tokens))) if self.control_tokens else None
 
     def judge(self, line: RawLine) -> Accepted | Quarantined:
-        """Apply every rule but `too_long`; an accepted row has n_tokens 0."""
+        """Apply every rule but `too_long`; an accepted row has no tokens yet."""
         try:
             text = line.data.decode()
         except UnicodeDecodeError as error:
-            raw = line.data.decode(errors="backslashreplace")
-            return Quarantined(line.file, line.line, "encoding", f"not UTF-8 at byte {error.start + 1} of the line", raw)
+            return Quarantined(line.file, line.line, "encoding", f"not UTF-8 at byte {error.start + 1} of the line", line.data)
         try:
             row = as_conversation(json.loads(text), self.columns)
         except (ValueError, RecursionError) as error:
-            return Quarantined(line.file, line.line, "not_json", str(error), text)
-        for reason, rule in RULES:
+            return Quarantined(line.file, line.line, "not_json", str(error), line.data)
+        for reason, rule in self.order:
             if detail := rule(row, self):
-                return Quarantined(line.file, line.line, reason, detail, text)
+                return Quarantined(line.file, line.line, reason, detail, line.data)
+        return self._accept(row, line)
+
+    def _accept(self, row: Any, line: RawLine) -> Accepted:
         messages: Messages = [{"role": message["role"], "content": message["content"]} for message in row["messages"]]
-        replies = [_parsed(message["content"], self) for message in messages if message["role"] == "assistant"]
+        replies = [message["content"] for message in messages if message["role"] == "assistant"]
+        topic = category = priority = ""
+        must_say: tuple[str, ...] = ()
+        if self.guidelines:
+            rulebook, policy = self.guidelines
+            topic, must_say = row["topic"], policy.topics[row["topic"]].must_say
+            parts = [_parsed(reply, rulebook) for reply in replies]
+            category, priority = parts[-1].category, parts[-1].priority
+            replies = [part.body for part in parts]
         return Accepted(
             id=row["id"],
             source=f"{line.file}:{line.line}",
-            topic=row["topic"],
-            category=replies[-1].category,
-            priority=replies[-1].priority,
-            n_tokens=0,
-            must_say=self.policy.topics[row["topic"]].must_say,
+            group=str(row.get("group") or ""),
+            topic=topic,
+            category=category,
+            priority=priority,
+            must_say=must_say,
             messages=messages,
-            reply_words=max(len(reply.body.split()) for reply in replies),
+            reply_words=max(len(reply.split()) for reply in replies),
+            prompt_hash=hash_messages(messages[:-1]),
+            content_hash=hash_messages(messages),
         )
 
 
-def judge_all(lines: Iterable[RawLine], rules: Rules, count_tokens: CountTokens) -> Iterator[Accepted | Quarantined]:
-    """One verdict for each line, in order; tokens are counted only of rows that broke no other rule."""
+def judge_all(lines: Iterable[RawLine], rules: Rules, encode: Encode | None) -> Iterator[Accepted | Quarantined]:
+    """One verdict for each line, in order; only rows that broke no other rule are tokenised, none without an encoder."""
     stream = iter(lines)
     while batch := list(islice(stream, TOKEN_BATCH)):
         verdicts = [rules.judge(line) for line in batch]
-        conversations = [verdict.messages for verdict in verdicts if isinstance(verdict, Accepted)]
-        counts = iter(count_tokens(conversations) if conversations else [])
+        if encode is None:
+            yield from verdicts
+            continue
+        tokens = iter(encode([verdict.messages for verdict in verdicts if isinstance(verdict, Accepted)]))
         for line, verdict in zip(batch, verdicts, strict=True):
             if isinstance(verdict, Quarantined):
                 yield verdict
-            elif (n_tokens := next(counts)) > rules.max_length:
+            elif (n_tokens := len((encoded := next(tokens))["input_ids"])) > rules.max_length:
                 detail = f"{n_tokens} tokens, wanted at most {rules.max_length} (validate.max_length)"
-                yield Quarantined(line.file, line.line, "too_long", detail, line.data.decode())
+                yield Quarantined(line.file, line.line, "too_long", detail, line.data)
             else:
-                yield replace(verdict, n_tokens=n_tokens)
+                yield replace(verdict, **encoded)
 
 
 Rule = Callable[[Any, Rules], str | None]
@@ -122,12 +156,12 @@ def _not_an_object(row: Any, rules: Rules) -> str | None:
 
 
 def _missing_key(row: Any, rules: Rules) -> str | None:
-    missing = [key for key in ROW_KEYS if key not in row or row[key] == ""]
+    missing = [key for key in rules.row_keys if key not in row or row[key] == ""]
     return f"the row lacks {', '.join(missing)}" if missing else None
 
 
 def _bad_type(row: Any, rules: Rules) -> str | None:
-    for key, kind in zip(ROW_KEYS, (str, str, list), strict=True):
+    for key, kind in rules.row_keys.items():
         if not isinstance(row[key], kind):
             return f"{key} is a {type(row[key]).__name__}, wanted a {kind.__name__}"
     for number, message in enumerate(row["messages"], start=1):
@@ -172,29 +206,29 @@ def _no_assistant(row: Any, rules: Rules) -> str | None:
     return None if last == "assistant" else f"the last message is of {last}, wanted assistant"
 
 
-def _unknown_topic(row: Any, rules: Rules) -> str | None:
-    return None if row["topic"] in rules.policy.topics else f"topic {row['topic'][:60]!r} is not in guidelines.policy"
+def _unknown_topic(rulebook: Rulebook, policy: Policy, row: Any, rules: Rules) -> str | None:
+    return None if row["topic"] in policy.topics else f"topic {row['topic'][:60]!r} is not in guidelines.policy"
 
 
-def _format(row: Any, rules: Rules) -> str | None:
+def _format(rulebook: Rulebook, policy: Policy, row: Any, rules: Rules) -> str | None:
     for number, message in enumerate(row["messages"], start=1):
-        if message["role"] == "assistant" and (fault := rules.rulebook.structure_fault(message["content"])):
+        if message["role"] == "assistant" and (fault := rulebook.structure_fault(message["content"])):
             return f"message {number}: {fault}"
     return None
 
 
-def _wrong_category(row: Any, rules: Rules) -> str | None:
-    found, wanted = _parsed(row["messages"][-1]["content"], rules).category, rules.policy.topics[row["topic"]].category
+def _wrong_category(rulebook: Rulebook, policy: Policy, row: Any, rules: Rules) -> str | None:
+    found, wanted = _parsed(row["messages"][-1]["content"], rulebook).category, policy.topics[row["topic"]].category
     return None if found == wanted else f"category {found}, wanted {wanted} for topic {row['topic']}"
 
 
-def _policy_contradiction(row: Any, rules: Rules) -> str | None:
-    missing = missing_facts(_parsed(row["messages"][-1]["content"], rules).body, rules.policy.topics[row["topic"]].must_say)
+def _policy_contradiction(rulebook: Rulebook, policy: Policy, row: Any, rules: Rules) -> str | None:
+    missing = missing_facts(_parsed(row["messages"][-1]["content"], rulebook).body, policy.topics[row["topic"]].must_say)
     return f"the last reply does not say {', '.join(map(repr, missing))}" if missing else None
 
 
-def _parsed(reply: str, rules: Rules) -> Reply:
-    parts = rules.rulebook.parse(reply)
+def _parsed(reply: str, rulebook: Rulebook) -> Reply:
+    parts = rulebook.parse(reply)
     assert parts is not None, "the rule `format` comes first"
     return parts
 
@@ -235,6 +269,9 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("control_token", _control_token),
     ("unfilled_template", _in_texts(text_faults.unfilled_template)),
     ("personal_data", _in_texts(text_faults.personal_data)),
+)
+# After those, where there are guidelines.
+GUIDELINE_RULES: tuple[tuple[str, Callable[[Rulebook, Policy, Any, Rules], str | None]], ...] = (
     ("unknown_topic", _unknown_topic),
     ("format", _format),
     ("wrong_category", _wrong_category),

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-from tasks.chat import control_tokens, count_tokens, load_tokenizer
-from tasks.conversations import Accepted, CountTokens, Messages, Quarantined, Rules, judge_all
+from tasks.chat import Encoder, control_tokens, load_tokenizer
+from tasks.conversations import Accepted, Quarantined, Rules, judge_all
 from tasks.errors import DataError
 from tasks.guidelines import Rulebook, load_policy
 from tasks.params import Params
@@ -56,18 +55,18 @@ def check_files(paths: Sequence[Path], params: Params, workspace: Workspace) -> 
         DataError: a path does not exist, a folder has no file of conversations, or the policy cannot be used.
         BaseModelError: the base model's tokenizer cannot be used.
     """
-    policy = load_policy(workspace.root / params.guidelines.policy)
-    known: tuple[str, ...] = ()
-    count: CountTokens = _uncounted
-    if (workspace.base / "tokenizer.json").is_file():
-        tokenizer = load_tokenizer(workspace.base)
-        known = control_tokens(tokenizer)
-        count = partial(count_tokens, tokenizer=tokenizer)
-    section = params.validation
-    rules = Rules(Rulebook(params.guidelines), policy, known, section.max_length, section.columns)
+    section, guidelines = params.validation, params.guidelines
+    tokenizer = load_tokenizer(workspace.base) if (workspace.base / "tokenizer.json").is_file() else None
+    rules = Rules(
+        (Rulebook(guidelines), load_policy(workspace.root / guidelines.policy)) if guidelines else None,
+        control_tokens(tokenizer) if tokenizer else (),
+        section.max_length,
+        section.columns,
+    )
+    encoder = Encoder(tokenizer) if tokenizer else None
     for path in _files(paths):
         found = FileCheck(str(path))
-        for verdict in judge_all(_until_error(path, found), rules, count):
+        for verdict in judge_all(_until_error(path, found), rules, encoder):
             found.add(verdict)
         yield found
 
@@ -77,10 +76,6 @@ def _until_error(path: Path, found: FileCheck) -> Iterator[RawLine]:
         yield from read_rows(path, found.file, {})
     except DataError as error:
         found.error = str(error)
-
-
-def _uncounted(conversations: Sequence[Messages]) -> list[int]:
-    return [0] * len(conversations)
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:

@@ -27,7 +27,7 @@ Item = dict[str, Any]
 COLUMNS = ("suite", "task", "item", "cluster", "metric", "higher_is_better", "value")
 
 
-def evaluate(section: Evaluate, guidelines: Guidelines, role: str, workspace: Workspace) -> EvalReport:
+def evaluate(section: Evaluate, guidelines: Guidelines | None, role: str, workspace: Workspace) -> EvalReport:
     """Score the model of `role`; write items.parquet (COLUMNS, one row an item and metric), answers.jsonl and the record.
 
     A champion that does not exist yet gives empty files and a report without metrics.
@@ -98,7 +98,7 @@ def _metric(suite: str, task: str, metric: str, members: list[Item]) -> Metric:
 
 
 def _score(
-    section: Evaluate, guidelines: Guidelines, model_folder: Path, workspace: Workspace, dtype: str
+    section: Evaluate, guidelines: Guidelines | None, model_folder: Path, workspace: Workspace, dtype: str
 ) -> tuple[list[Item], list[dict[str, Any]], list[list[str]]]:
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as cache:
@@ -113,7 +113,7 @@ def _score(
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         generator, scorer = load_models(model_folder, dtype, pick_device(), section)
         docs = target_docs(pq.read_table(test).to_pylist(), generator.tokenizer)
-        generation, loss = target_tasks(docs, Rulebook(guidelines), section.max_new_tokens)
+        generation, loss = target_tasks(docs, Rulebook(guidelines) if guidelines else None, section.max_new_tokens)
         manager = _task_manager(section, workspace)
         if unknown := [name for name in section.general_tasks if name not in manager.all_tasks]:
             raise DataError(f"evaluate.general_tasks: lm-eval and {workspace.data / 'eval'} have no {', '.join(unknown)}")

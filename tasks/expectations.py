@@ -7,11 +7,12 @@ import html
 import os
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.accepted import FEATURES
 from tasks.files import write_atomic
 from tasks.guidelines import Policy
 from tasks.params import Guidelines, Validate
@@ -21,31 +22,17 @@ if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
 
-FEATURES = (
-    "id",
-    "source",
-    "topic",
-    "category",
-    "priority",
-    "roles",
-    "last_role",
-    "n_messages",
-    "n_user_turns",
-    "n_tokens",
-    "reply_words",
-    "quarantined_share",
-)
 _MISSING_SHOWN = 20
 ROLES_PATTERN = r"^(?:system\|)?user\|assistant(?:\|user\|assistant)*$"
 
 
 def check(
-    features: Mapping[str, Sequence[Any]], section: Validate, guidelines: Guidelines, policy: Policy, docs: Path
+    features: Mapping[str, Any], section: Validate, guidelines: Guidelines | None, policy: Policy | None, docs: Path
 ) -> list[ExpectationResult]:
     """Hold the frame against every expectation and write Data Docs, whole without a network, to `docs`/index.html.
 
     Args:
-        features: One sequence for each of FEATURES, all of one length; `quarantined_share` repeats the share of raw rows.
+        features: One sequence for each of accepted.FEATURES, all of one length, and `quarantined_share`, a number.
 
     Returns:
         One result for each expectation, sorted by expectation and column; one that raised is a failed one.
@@ -72,19 +59,20 @@ def check(
     return sorted(map(_in_short, outcome.results), key=lambda result: (result.expectation, result.column or ""))
 
 
-def build_suite(section: Validate, guidelines: Guidelines, policy: Policy) -> "ExpectationSuite":
+def build_suite(section: Validate, guidelines: Guidelines | None, policy: Policy | None) -> "ExpectationSuite":
     """The suite; every threshold is a parameter."""
     import great_expectations as gx
     import great_expectations.expectations as gxe
 
-    topics = sorted(policy.topics)
-    priorities = priorities_of(guidelines.reply_pattern)
     return gx.ExpectationSuite(
         name="conversations",
         expectations=[
             gxe.ExpectTableRowCountToBeBetween(min_value=section.min_accepted, severity="critical"),
             gxe.ExpectColumnMaxToBeBetween(column="quarantined_share", max_value=section.max_quarantined, severity="critical"),
-            *(gxe.ExpectColumnValuesToNotBeNull(column=column, severity="critical") for column in FEATURES),
+            *(
+                gxe.ExpectColumnValuesToNotBeNull(column=column, severity="critical")
+                for column in (*FEATURES, "quarantined_share")
+            ),
             gxe.ExpectColumnValuesToBeUnique(column="source", severity="critical"),
             gxe.ExpectColumnValuesToBeUnique(column="id", severity="warning"),
             gxe.ExpectColumnValuesToMatchRegex(column="roles", regex=ROLES_PATTERN, severity="critical"),
@@ -93,20 +81,26 @@ def build_suite(section: Validate, guidelines: Guidelines, policy: Policy) -> "E
             gxe.ExpectColumnValuesToBeBetween(column="n_user_turns", min_value=1, severity="critical"),
             gxe.ExpectColumnValuesToBeBetween(column="n_tokens", min_value=1, max_value=section.max_length, severity="critical"),
             gxe.ExpectColumnValuesToBeBetween(
-                column="reply_words", min_value=1, max_value=guidelines.max_words, severity="critical"
+                column="reply_words",
+                min_value=1,
+                max_value=guidelines.max_words if guidelines else None,
+                severity="critical",
             ),
-            gxe.ExpectColumnValuesToBeInSet(
-                column="category", value_set=sorted({topic.category for topic in policy.topics.values()}), severity="critical"
-            ),
-            *(
-                [gxe.ExpectColumnValuesToBeInSet(column="priority", value_set=priorities, severity="critical")]
-                if priorities
-                else []
-            ),
-            gxe.ExpectColumnValuesToBeInSet(column="topic", value_set=topics, severity="critical"),
-            gxe.ExpectColumnDistinctValuesToContainSet(column="topic", value_set=topics, severity="warning"),
+            *(_guideline_expectations(guidelines, policy) if guidelines and policy else []),
         ],
     )
+
+
+def _guideline_expectations(guidelines: Guidelines, policy: Policy) -> list[Any]:
+    import great_expectations.expectations as gxe
+
+    topics, priorities = sorted(policy.topics), priorities_of(guidelines.reply_pattern)
+    categories = sorted({topic.category for topic in policy.topics.values()})
+    wanted = {"category": categories, "topic": topics} | ({"priority": priorities} if priorities else {})
+    return [
+        *(gxe.ExpectColumnValuesToBeInSet(column=name, value_set=values, severity="critical") for name, values in wanted.items()),
+        gxe.ExpectColumnDistinctValuesToContainSet(column="topic", value_set=topics, severity="warning"),
+    ]
 
 
 def priorities_of(pattern: str) -> list[str]:

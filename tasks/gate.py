@@ -207,6 +207,8 @@ def _smoke(section: Gate, candidate: Scores) -> list[RuleResult]:
         ("smoke/structure", "structure", section.smoke.min_structure_rate, "replies have the demanded structure"),
         ("smoke/empty", "nonempty", 1.0, "replies are not empty"),
     ):
+        if least is None:
+            continue
         pool = _pool(candidate, "target", metric)
         rate, n = pool.mean(), len(pool.values)
         count = f"{_level(rate, True)} of {n} {meaning}, wanted {'all' if least == 1 else f'at least {_level(least, True)}'}"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 GENERAL_METRIC = "acc"
-SMOKE_METRICS = ("stops", "structure", "nonempty")
+SMOKE_METRICS = ("stops", "nonempty")
 _SHOWN = 8
 
 
@@ -64,7 +64,7 @@ def _metric_faults(section: Gate, candidate: Scores) -> list[str]:
     """Metrics that the rules need and the candidate lacks, as a whole or for some items of the suite (or of the general task)."""
     generals = sorted({task for suite, task, _ in candidate if suite == "general"})
     faults = [f"no {suite} task was scored" for suite in ("target", "general") if not _count(candidate, suite)]
-    needed: list[tuple[str, str | None, str]] = [("target", None, metric) for metric in (section.learned.metric, *SMOKE_METRICS)]
+    needed: list[tuple[str, str | None, str]] = [("target", None, metric) for metric in _needed(section)]
     needed += [("general", task, GENERAL_METRIC) for task in generals]
     for suite, task, metric in needed:
         found, wanted = _count(candidate, suite, task, metric), _count(candidate, suite, task)
@@ -72,6 +72,11 @@ def _metric_faults(section: Gate, candidate: Scores) -> list[str]:
             where = f"{task or suite}/{metric}"
             faults.append(f"the metric {where} is missing" + (f" for {wanted - found} of {wanted} items" if found else ""))
     return faults
+
+
+def _needed(section: Gate) -> list[str]:
+    structure = [] if section.smoke.min_structure_rate is None else ["structure"]
+    return [section.learned.metric, *SMOKE_METRICS, *structure]
 
 
 def _column_faults(role: str, key: Key, scores: ItemScores) -> list[str]:

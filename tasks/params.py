@@ -3,8 +3,9 @@
 Fields carry the names of the library that they go to. Nothing that changes a result has a default here: params.yaml states it.
 """
 
+import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 import yaml
@@ -15,9 +16,14 @@ from tasks.files import parse_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-RowKey = Literal["messages", "prompt", "completion", "system", "id", "topic"]
+RowKey = Literal["messages", "prompt", "completion", "system", "id", "topic", "group"]
 CountFrom1 = Annotated[int, Field(ge=1)]
 RelativePath = Annotated[str, Field(min_length=1)]
+
+
+GUIDELINE_METRICS = ("guideline_score", "structure", "category", "priority", "policy_facts", "reply_loss")
+PLAIN_METRICS = ("exact_match", "reply_loss")
+"""Metrics of the target suite by which a candidate may be said to have learned, with and without guidelines."""
 
 
 class Section(BaseModel):
@@ -62,12 +68,15 @@ class Validate(Section):
     max_length: int = Field(ge=16, description="tokens of a whole conversation; longer ones are quarantined, so none is cut")
     max_quarantined: Share = Field(description="share of raw rows in quarantine above which the data are refused")
     min_accepted: CountFrom1 = Field(description="accepted rows below which the data are refused")
+    max_unreadable_files: int = Field(
+        ge=0, description="files that break off, above which the data are refused; rows before count"
+    )
 
 
 class Guidelines(Section):
     """What a reply must look like: checked in the data, scored in a model's answers."""
 
-    policy: RelativePath = Field(description="YAML: topics -> {category, must_say, policy}")
+    policy: RelativePath = Field(description="YAML below validate.raw: topics -> {category, must_say, policy}")
     reply_pattern: str = Field(description="regular expression over a whole reply with the groups category, priority and body")
     max_words: CountFrom1 = Field(description="in the body")
     forbidden: tuple[str, ...] = Field(description="strings that the body must not contain")
@@ -165,7 +174,7 @@ class Champion(Section):
 
 class Smoke(Section):
     min_stop_rate: Share = Field(description="share of replies that end by themselves")
-    min_structure_rate: Share = Field(description="share of replies with the demanded structure")
+    min_structure_rate: Share | None = Field(description="share of replies with the demanded structure; null without guidelines")
 
 
 class Gate(Section):
@@ -191,12 +200,30 @@ class Params(Section):
 
     base: WheelBase | HubBase | FolderBase = Field(discriminator="source")
     validation: Validate = Field(alias="validate")
-    guidelines: Guidelines
+    guidelines: Guidelines | None
     prepare: Prepare
     train: Train
     evaluate: Evaluate
     gate: Gate
     push: Push
+
+    @model_validator(mode="after")
+    def _policy_is_part_of_the_data(self) -> Self:
+        raw = PurePosixPath(self.validation.raw)
+        if self.guidelines and not PurePosixPath(os.path.normpath(self.guidelines.policy)).is_relative_to(raw):
+            raise ValueError(
+                f"guidelines.policy must lie below validate.raw ({raw}), so that a change of it is a change of the data"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gate_fits_the_guidelines(self) -> Self:
+        known = GUIDELINE_METRICS if self.guidelines else PLAIN_METRICS
+        if self.gate.learned.metric not in known:
+            raise ValueError(f"gate.learned.metric: found {self.gate.learned.metric}, wanted one of {', '.join(known)}")
+        if (self.gate.smoke.min_structure_rate is None) is bool(self.guidelines):
+            raise ValueError("gate.smoke.min_structure_rate: a share where there are guidelines, null where there are none")
+        return self
 
 
 def load_params(path: Path) -> Params:
@@ -245,4 +272,5 @@ def _describe(fault: Any) -> str:
         return f"{path}: unknown key; remove it or correct its spelling"
     if fault["type"] == "missing":
         return f"{path}: missing"
-    return f"{path}: found {fault['input']!r}; {fault['msg'].removeprefix('Value error, ')}"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{path}: found {fault['input']!r}; {message}" if fault["loc"] else message

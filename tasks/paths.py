@@ -48,7 +48,7 @@ class Workspace:
 
     @property
     def quarantine(self) -> Path:
-        return self.data / "validated" / "quarantine.jsonl"
+        return self.data / "validated" / "quarantine"
 
     @property
     def data_docs(self) -> Path:

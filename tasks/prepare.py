@@ -1,70 +1,64 @@
-"""Accepted conversations -> train, eval and test split: duplicates dropped, tokenised once, each row always in the same split.
+"""Accepted conversations -> train, eval and test split: duplicates dropped, each row always in the same split.
 
 python -m tasks.prepare
 """
 
 import hashlib
 import sys
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tasks.chat import Message, encode, load_tokenizer
-from tasks.environment import work_offline
 from tasks.errors import DataError, StageInputError
-from tasks.files import sha256_file, sha256_json, write_jsonl
+from tasks.files import sha256_file, write_jsonl
 from tasks.params import Params, Prepare
 from tasks.paths import Workspace
 from tasks.process import stage_main
 from tasks.records import PreparedDataset, SplitStatistics
+from tasks.tables import ROW_GROUP, TableWriter
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SPLITS = ("train", "eval", "test")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-Row = dict[str, Any]
+_KEYS = ("id", "source", "group", "prompt_hash", "content_hash")
 
 
-def prepare(section: Prepare, accepted: Path, base: Path, target: Path, record: Path) -> PreparedDataset:
+def prepare(section: Prepare, accepted: Path, target: Path, record: Path) -> PreparedDataset:
     """Write {train,eval,test}.parquet and dropped.jsonl below `target`, then the record.
 
-    Each split has the columns of the accepted rows plus `input_ids`, `labels` (list<int32>, -100 where the loss does not count)
-    and `cluster`, the hash of the normalised prompt that decides the split.
+    Each split has the columns of the accepted rows and `cluster`, what decides its split (see `cluster_of`). Only a few scalars
+    of each row are in memory at once.
 
     Raises:
-        StageInputError: the accepted rows or the tokenizer are missing.
+        StageInputError: the accepted rows are missing.
         DataError: a split would be empty.
     """
-    work_offline()
-    rows = _read(accepted)
-    kept, dropped = _drop_duplicates(rows)
-    tokenizer = load_tokenizer(base)
-    splits: dict[str, list[Row]] = {name: [] for name in SPLITS}
-    for row in kept:
-        row["cluster"] = cluster_of(row["messages"])
-        row |= encode(row["messages"], tokenizer)
-        splits[split_of(row["cluster"], section)].append(row)
-    if empty := [name for name, members in splits.items() if not members]:
+    rows = _read_keys(accepted)
+    n_accepted = len(rows["id"])
+    clusters = [cluster_of(group, prompt) for group, prompt in zip(rows["group"], rows["prompt_hash"], strict=True)]
+    dropped = _duplicates(rows)
+    places = [None if row in dropped else split_of(cluster, section) for row, cluster in enumerate(clusters)]
+    if empty := [name for name in SPLITS if name not in places]:
         raise DataError(
-            f"{len(kept)} rows left the {' and '.join(empty)} split empty; "
+            f"{n_accepted - len(dropped)} rows left the {' and '.join(empty)} split empty; "
             "add data or change prepare.eval_fraction and prepare.test_fraction"
         )
-    target.mkdir(parents=True, exist_ok=True)
-    for name, members in splits.items():
-        _write(target / f"{name}.parquet", members)
-    write_jsonl(target / "dropped.jsonl", dropped)
+    statistics = _write_splits(accepted, target, places, clusters)
+    write_jsonl(target / "dropped.jsonl", (_drop(rows, row, reason, other) for row, (reason, other) in dropped.items()))
     return PreparedDataset(
         accepted_sha256=sha256_file(accepted),
-        tokenizer_digest=sha256_json({name: sha256_file(base / name) for name in _TOKENIZER_FILES if (base / name).is_file()}),
-        n_accepted=len(rows),
+        n_accepted=n_accepted,
         n_duplicates=len(dropped),
-        splits={name: _statistics(members) for name, members in splits.items()},
+        splits=statistics,
         files={path.name: sha256_file(path) for path in sorted(target.iterdir())},
     ).write(record)
 
 
-def cluster_of(messages: list[Message]) -> str:
-    """sha256 of the normalised text of all messages before the last reply: rows that share a prompt share a split."""
-    return _hash(messages[:-1])
+def cluster_of(group: str, prompt_hash: str) -> str:
+    """What rows of one split have in common: their group, or the normalised text of all messages before the last reply."""
+    return hashlib.sha256(f"group:{group}".encode()).hexdigest() if group else prompt_hash
 
 
 def split_of(cluster: str, section: Prepare) -> str:
@@ -76,77 +70,87 @@ def split_of(cluster: str, section: Prepare) -> str:
     return "eval" if place < section.test_fraction + section.eval_fraction else "train"
 
 
-def normalise(text: str) -> str:
-    """Text without what does not make a difference: case, punctuation, blanks, compatibility forms (Unicode NFKC)."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_BLANKS).split())
-
-
-class _Blanks(dict[int, str]):
-    """For str.translate: a blank for all but letters, digits, `_`, and the marks that are vowels in Indic and other scripts."""
-
-    def __missing__(self, code: int) -> str:
-        character = chr(code)
-        keeps = character.isalnum() or character == "_" or unicodedata.category(character).startswith("M")
-        self[code] = character if keeps else " "
-        return self[code]
-
-
-_BLANKS = _Blanks()
-
-
-def _hash(messages: list[Message]) -> str:
-    return sha256_json([[message["role"], normalise(message["content"])] for message in messages])
-
-
-def _drop_duplicates(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    first: dict[str, Row] = {}
-    dropped = []
-    for row in rows:
-        original = first.setdefault(_hash(row["messages"]), row)
-        if original is not row:
-            same = original["messages"] == row["messages"]
-            reason = "duplicate" if same else "near_duplicate"
-            dropped.append({"id": row["id"], "source": row["source"], "reason": reason, "duplicate_of": original["source"]})
-    return list(first.values()), dropped
-
-
-def _read(accepted: Path) -> list[Row]:
+def _read_keys(accepted: Path) -> dict[str, list[str]]:
     import pyarrow.parquet as pq
 
     if not accepted.is_file():
         raise StageInputError(f"{accepted}: missing, so the stage validate has not finished; run `dvc repro` or `refit run`")
-    rows: list[Row] = pq.read_table(accepted).to_pylist()
-    return rows
+    table = pq.read_table(accepted, columns=list(_KEYS))
+    return {name: table[name].to_pylist() for name in _KEYS}
 
 
-def _write(path: Path, rows: list[Row]) -> None:
+def _duplicates(rows: dict[str, list[str]]) -> dict[int, tuple[str, int]]:
+    """Numbers of rows with the text of an earlier one, each with the reason and that row's number."""
+    first: dict[str, int] = {}
+    found = {}
+    for row, content in enumerate(rows["content_hash"]):
+        if (original := first.setdefault(content, row)) != row:
+            found[row] = ("duplicate", original)
+    return found
+
+
+def _drop(rows: dict[str, list[str]], row: int, reason: str, other: int) -> dict[str, str]:
+    return {"id": rows["id"][row], "source": rows["source"][row], "reason": reason, "duplicate_of": rows["source"][other]}
+
+
+def _write_splits(
+    accepted: Path, target: Path, places: Sequence[str | None], clusters: Sequence[str]
+) -> dict[str, SplitStatistics]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist(rows)
-    for name in ("input_ids", "labels"):
-        table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(pa.list_(pa.int32())))
-    pq.write_table(table, path)
+    file = pq.ParquetFile(accepted)
+    schema = file.schema_arrow.append(pa.field("cluster", pa.string(), nullable=False))
+    totals = {name: _Totals() for name in SPLITS}
+    with ExitStack() as stack:
+        writers = {name: stack.enter_context(TableWriter(target / f"{name}.parquet", schema)) for name in SPLITS}
+        for start, table in _batches(file):
+            here = slice(start, start + table.num_rows)
+            table = table.append_column(schema.field("cluster"), pa.array(clusters[here], pa.string()))
+            for name, writer in writers.items():
+                part = table.filter(pa.array([place == name for place in places[here]]))
+                writer.write(part)
+                totals[name].add(part)
+    return {name: total.statistics() for name, total in totals.items()}
 
 
-def _statistics(rows: list[Row]) -> SplitStatistics:
-    lengths = [len(row["input_ids"]) for row in rows]
-    return SplitStatistics(
-        rows=len(rows),
-        messages=sum(len(row["messages"]) for row in rows),
-        tokens=sum(lengths),
-        supervised_tokens=sum(1 for label in _labels(rows) if label != -100),
-        max_tokens=max(lengths),
-    )
+def _batches(file: Any) -> Iterator[tuple[int, "pa.Table"]]:
+    """Each row group with the number of its first row."""
+    import pyarrow as pa
+
+    start = 0
+    for batch in file.iter_batches(ROW_GROUP):
+        yield start, pa.Table.from_batches([batch])
+        start += batch.num_rows
 
 
-def _labels(rows: list[Row]) -> Iterator[int]:
-    for row in rows:
-        yield from row["labels"]
+class _Totals:
+    """What is counted while a split is written."""
+
+    def __init__(self) -> None:
+        self.rows = self.messages = self.tokens = self.supervised = self.longest = 0
+
+    def add(self, table: "pa.Table") -> None:
+        import pyarrow.compute as pc
+
+        self.rows += table.num_rows
+        self.messages += pc.sum(table["n_messages"]).as_py() or 0
+        self.tokens += pc.sum(table["n_tokens"]).as_py() or 0
+        self.supervised += pc.sum(pc.not_equal(pc.list_flatten(table["labels"]), -100)).as_py() or 0
+        self.longest = max(self.longest, pc.max(table["n_tokens"]).as_py() or 0)
+
+    def statistics(self) -> SplitStatistics:
+        return SplitStatistics(
+            rows=self.rows,
+            messages=self.messages,
+            tokens=self.tokens,
+            supervised_tokens=self.supervised,
+            max_tokens=self.longest,
+        )
 
 
 def _run(workspace: Workspace, params: Params) -> PreparedDataset:
-    return prepare(params.prepare, workspace.accepted, workspace.base, workspace.prepared, workspace.record("prepare"))
+    return prepare(params.prepare, workspace.accepted, workspace.prepared, workspace.record("prepare"))
 
 
 def main() -> int:

@@ -92,6 +92,7 @@ class ValidationReport(Record):
     n_quarantined: int
     reasons: dict[str, int]
     expectations: list[ExpectationResult]
+    tokenizer_digest: str
     accepted_sha256: str
     quarantine_sha256: str
 
@@ -115,7 +116,6 @@ class PreparedDataset(Record):
     """Of `prepare`. n_accepted = rows of the three splits + n_duplicates."""
 
     accepted_sha256: str
-    tokenizer_digest: str
     n_accepted: int
     n_duplicates: int
     splits: dict[str, SplitStatistics]

@@ -5,47 +5,52 @@ from typing import Any
 
 from tasks.chat import prompt_text
 from tasks.guidelines import Rulebook, missing_facts
+from tasks.normalisation import normalise
 
 CUT = "\x00cut"
 """Marks a generated reply that did not end by itself within `max_new_tokens`."""
 
 TARGET, TARGET_LOSS = "target", "target_loss"
-_HIGHER_IS_BETTER = {
-    "guideline_score": True,
-    "structure": True,
-    "category": True,
-    "priority": True,
-    "policy_facts": True,
-    "stops": True,
-    "nonempty": True,
-}
+_GUIDELINE_SCORES = ("guideline_score", "structure", "category", "priority", "policy_facts")
 Doc = dict[str, Any]
 
 
 def target_docs(rows: list[Doc], tokenizer: Any) -> list[Doc]:
     """One doc a conversation of the test split: everything before the last reply as `prompt`, the last reply as `reply`."""
+    replies = [row["messages"][-1]["content"] for row in rows]
+    encoded = tokenizer(replies, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     return [
         {
             "id": row["id"],
             "cluster": row["cluster"],
             "topic": row["topic"],
             "prompt": prompt_text(row["messages"][:-1], tokenizer),
-            "reply": row["messages"][-1]["content"],
-            "reply_tokens": len(tokenizer(row["messages"][-1]["content"], add_special_tokens=False)["input_ids"]),
+            "reply": reply,
+            "reply_tokens": len(tokens),
             "must_say": list(row["must_say"]),
         }
-        for row in rows
+        for row, reply, tokens in zip(rows, replies, encoded, strict=True)
     ]
 
 
-def score_reply(answer: str, doc: Doc, rulebook: Rulebook) -> dict[str, float]:
-    """Score one generated reply against the guidelines and the reference reply; every metric lies in [0, 1], higher is better.
+def score_reply(answer: str, doc: Doc, rulebook: Rulebook | None) -> dict[str, float]:
+    """Score one generated reply; every metric lies in [0, 1], higher is better.
 
-    `guideline_score` is the mean of structure, category, priority and policy_facts. Category and priority are right if they equal
-    those of the reference; policy_facts is the share of the topic's `must_say` that the reply contains.
+    `exact_match` compares it with the reference reply, normalised; where there are guidelines, their metrics stand in its place.
     """
-    stops = not answer.endswith(CUT)
-    answer = answer.removesuffix(CUT)
+    text = answer.removesuffix(CUT)
+    scores = (
+        _guideline_scores(text, doc, rulebook) if rulebook else {"exact_match": float(normalise(text) == normalise(doc["reply"]))}
+    )
+    return {**scores, "stops": float(not answer.endswith(CUT)), "nonempty": float(bool(text.strip()))}
+
+
+def _guideline_scores(answer: str, doc: Doc, rulebook: Rulebook) -> dict[str, float]:
+    """`guideline_score` is the mean of structure, category, priority and policy_facts.
+
+    Category and priority are right if they equal those of the reference; policy_facts is the share of the topic's `must_say` that
+    the reply contains.
+    """
     found, wanted = rulebook.parse(answer), rulebook.parse(doc["reply"])
     must_say = doc["must_say"]
     scores = {
@@ -54,15 +59,10 @@ def score_reply(answer: str, doc: Doc, rulebook: Rulebook) -> dict[str, float]:
         "priority": float(found is not None and wanted is not None and found.priority == wanted.priority),
         "policy_facts": 1 - len(missing_facts(answer, must_say)) / len(must_say),
     }
-    return {
-        "guideline_score": sum(scores.values()) / len(scores),
-        **scores,
-        "stops": float(stops),
-        "nonempty": float(bool(answer.strip())),
-    }
+    return {"guideline_score": sum(scores.values()) / len(scores), **scores}
 
 
-def target_tasks(docs: list[Doc], rulebook: Rulebook, max_new_tokens: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def target_tasks(docs: list[Doc], rulebook: Rulebook | None, max_new_tokens: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """lm-eval configurations of the two halves of the target suite: the generated reply, and the loss of the reference reply."""
 
     def reply_scores(doc: Doc, results: list[str]) -> dict[str, float]:
@@ -71,7 +71,8 @@ def target_tasks(docs: list[Doc], rulebook: Rulebook, max_new_tokens: int) -> tu
     def reply_loss(doc: Doc, results: list[tuple[float, bool]]) -> dict[str, float]:
         return {"reply_loss": -results[0][0] / doc["reply_tokens"]}
 
-    generation = _task(TARGET, docs, reply_scores, _HIGHER_IS_BETTER) | {
+    names = (*(_GUIDELINE_SCORES if rulebook else ("exact_match",)), "stops", "nonempty")
+    generation = _task(TARGET, docs, reply_scores, dict.fromkeys(names, True)) | {
         "output_type": "generate_until",
         "generation_kwargs": {"until": [], "max_gen_toks": max_new_tokens, "do_sample": False},
     }

@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
+from tasks.normalisation import hash_messages
 from tasks.params import load_params
 from tasks.paths import Workspace
-from tasks.prepare import cluster_of, split_of
+from tasks.prepare import split_of
 from tasks.records import GateDecision, RuleResult
 from tests.conftest import REPO, MakeWorkspace, edit_params
 
@@ -59,7 +60,7 @@ def mix_up_replies(workspace: Workspace) -> None:
         row
         for path in sorted(files)
         for row in files[path]
-        if len(row["messages"]) == 3 and split_of(cluster_of(row["messages"]), section) != "test"
+        if len(row["messages"]) == 3 and split_of(hash_messages(row["messages"][:-1]), section) != "test"
     ]
     prompts = [row["messages"][:-1] for row in rows]
     random.Random(7).shuffle(prompts)

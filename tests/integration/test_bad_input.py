@@ -79,7 +79,7 @@ def test_no_row_can_be_used(workspace: Workspace, server: str) -> None:
     message = refused(run(workspace, server), 2, "DataError")
     assert "data/raw: none of 4 rows can be used" in message
     assert "first data/raw/delivery.jsonl:1: the row lacks topic, messages" in message
-    assert "data/validated/quarantine.jsonl" in message
+    assert "the rows below data/validated/quarantine" in message
 
 
 def test_the_raw_folder_is_missing(workspace: Workspace, server: str) -> None:

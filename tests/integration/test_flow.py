@@ -15,9 +15,10 @@ import pytest
 
 from tasks.files import tree_digest
 from tasks.local_registry import LocalRegistry
+from tasks.normalisation import hash_messages
 from tasks.params import load_params
 from tasks.paths import ROLES, Workspace
-from tasks.prepare import cluster_of, prepare, split_of
+from tasks.prepare import prepare, split_of
 from tasks.records import EvalReport, GateDecision, PreparedDataset, PushReceipt, TrainedModel, ValidationReport
 from tasks.repro import STAGES, changed_stages
 from tasks.validate import validate
@@ -92,7 +93,11 @@ def test_no_row_is_lost(first: Step) -> None:
     lines = sum(len([line for line in path.read_text().splitlines() if line.strip()]) for path in raw.glob("*.jsonl"))
     assert lines > 100
     assert validated.n_raw == lines == validated.n_accepted + validated.n_quarantined
-    assert validated.n_quarantined == sum(validated.reasons.values()) == len(first.left.quarantine.read_text().splitlines())
+    assert (
+        validated.n_quarantined
+        == sum(validated.reasons.values())
+        == sum(len(path.read_text().splitlines()) for path in first.left.quarantine.iterdir())
+    )
     assert validated.reasons == {"not_json": 1}
     assert prepared.n_accepted == validated.n_accepted
     assert prepared.n_accepted == sum(split.rows for split in prepared.splits.values()) + prepared.n_duplicates
@@ -233,7 +238,9 @@ def row_for(split: str, workspace: Workspace) -> int:
     """The first number with which the row falls in a split."""
     section = load_params(workspace.params).prepare
     path = workspace.data / "raw" / "orders.jsonl"
-    return next(number for number in range(1, 1000) if split_of(cluster_of(_row(path, number)["messages"]), section) == split)
+    return next(
+        number for number in range(1, 1000) if split_of(hash_messages(_row(path, number)["messages"][:-1]), section) == split
+    )
 
 
 def _row(path: Path, number: int) -> dict[str, Any]:
@@ -341,7 +348,7 @@ def test_a_row_makes_stale_what_depends_on_its_split(second_version: Step, tmp_p
     append_row(workspace, row_for(split, workspace))
     validate(params.validation, params.guidelines, workspace)
     old = PreparedDataset.read(workspace.record("prepare"))
-    new = prepare(params.prepare, workspace.accepted, workspace.base, workspace.prepared, workspace.record("prepare"))
+    new = prepare(params.prepare, workspace.accepted, workspace.prepared, workspace.record("prepare"))
     assert {name for name in new.splits if new.splits[name] != old.splits[name]} == {split}
     assert new.splits[split].rows == old.splits[split].rows + 1
     assert changed_stages(workspace, list(STAGES)) == ["validate", "prepare", *stale]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks.chat import control_tokens, count_tokens, load_tokenizer
+from tasks.chat import Encoder, control_tokens, load_tokenizer
 from tasks.errors import BaseModelError, DataError, StageInputError
 from tasks.files import sha256_file, tree_digest
 from tasks.params import Params, load_params
@@ -66,7 +66,13 @@ def run(workspace: Workspace, params: Params, **changes: Any) -> ValidationRepor
 
 
 def read_quarantine(workspace: Workspace) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in workspace.quarantine.read_text().splitlines()]
+    """All rows, by place, each with the reason that its file is named for."""
+    rows = [
+        json.loads(line) | {"reason": path.stem}
+        for path in workspace.quarantine.iterdir()
+        for line in path.read_text().splitlines()
+    ]
+    return sorted(rows, key=lambda row: (row["file"], row["line"]))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +115,7 @@ def test_the_record_describes_what_lies_on_disk(default_run: tuple[Workspace, Va
     workspace, report = default_run
     assert ValidationReport.read(workspace.record("validate")) == report
     assert report.accepted_sha256 == sha256_file(workspace.accepted)
-    assert report.quarantine_sha256 == sha256_file(workspace.quarantine)
+    assert report.quarantine_sha256 == tree_digest(workspace.quarantine)
     assert report.raw_files == {
         f"data/raw/{path.name}": sha256_file(path) for path in sorted((workspace.data / "raw").glob("*.jsonl"))
     }
@@ -122,12 +128,22 @@ def test_accepted_rows_have_the_agreed_columns(default_run: tuple[Workspace, Val
     assert {key: type(value) for key, value in row.items()} == {
         "id": str,
         "source": str,
+        "group": str,
         "topic": str,
         "category": str,
         "priority": str,
+        "roles": str,
+        "last_role": str,
+        "n_messages": int,
+        "n_user_turns": int,
         "n_tokens": int,
+        "reply_words": int,
+        "prompt_hash": str,
+        "content_hash": str,
         "must_say": list,
         "messages": list,
+        "input_ids": list,
+        "labels": list,
     }
     assert list(row["messages"][0]) == ["role", "content"]
 
@@ -138,7 +154,8 @@ def test_tokens_are_those_of_the_chat_template(default_run: tuple[Workspace, Val
 
     tokenizer = AutoTokenizer.from_pretrained(str(base))
     for row in pq.read_table(default_run[0].accepted).to_pylist()[::100]:
-        assert row["n_tokens"] == len(tokenizer.apply_chat_template(row["messages"])["input_ids"])
+        assert row["input_ids"] == tokenizer.apply_chat_template(row["messages"])["input_ids"]
+        assert row["n_tokens"] == len(row["input_ids"]) == len(row["labels"])
 
 
 def test_expectations_are_many_and_all_hold(default_run: tuple[Workspace, ValidationReport]) -> None:
@@ -215,7 +232,7 @@ def test_failed_critical_expectations_block_and_are_all_named(workspace: Workspa
     assert "expect_column_max_to_be_between(quarantined_share): found 0.2, wanted max_value 0.1" in message
     assert "expect_table_row_count_to_be_between(table): found 8, wanted min_value 9" in message
     assert "1 not_json, first data/raw/rows.jsonl:9" in message
-    assert "data/validated/quarantine.jsonl" in message
+    assert "the rows below data/validated/quarantine" in message
     assert [row["line"] for row in read_quarantine(workspace)] == [9, 10]
     page = (workspace.data_docs / "index.html").read_text()
     assert "Failed" in page
@@ -239,9 +256,10 @@ def test_a_failed_warning_is_reported_and_does_not_block(workspace: Workspace, p
 
 def test_an_expectation_that_raises_has_failed(tmp_path: Path, params: Params) -> None:
     from tasks import expectations
+    from tasks.accepted import FEATURES
     from tasks.guidelines import load_policy
 
-    columns = {name: ["a", "b"] for name in expectations.FEATURES if name != "n_tokens"}
+    columns = {name: ["a", "b"] for name in FEATURES if name != "n_tokens"}
     policy = load_policy(ROOT / "data/raw/policy.yaml")
     results = expectations.check(columns, params.validation, params.guidelines, policy, tmp_path)
     raised = [result for result in results if result.column == "n_tokens"]
@@ -303,4 +321,4 @@ def test_a_damaged_tokenizer_and_a_missing_template_are_told_apart(tmp_path: Pat
     tokenizer = load_tokenizer(tmp_path)
     assert control_tokens(tokenizer) == ("<|im_end|>", "<|im_start|>")
     with pytest.raises(BaseModelError, match=rf"{tmp_path}: its chat template refuses a conversation: no system"):
-        count_tokens([[{"role": "user", "content": "Hi"}]], tokenizer)
+        Encoder(tokenizer)([[{"role": "user", "content": "Hi"}]])

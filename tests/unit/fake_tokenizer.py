@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any, overload
 
 from tasks.chat import Message
 
@@ -24,16 +25,27 @@ class FakeTokenizer:
         self.template = template
         self.pieces = re.compile(pieces, re.DOTALL)
 
-    def apply_chat_template(self, messages: list[Message], tokenize: bool, add_generation_prompt: bool) -> str:
+    @overload
+    def apply_chat_template(self, messages: list[Message], tokenize: bool, add_generation_prompt: bool = ...) -> str: ...
+    @overload
+    def apply_chat_template(
+        self, messages: list[list[Message]], tokenize: bool, add_generation_prompt: bool = ...
+    ) -> list[str]: ...
+
+    def apply_chat_template(self, messages: Any, tokenize: bool, add_generation_prompt: bool = False) -> str | list[str]:
         assert not tokenize
+        if messages and isinstance(messages[0], list):
+            return [self.template(conversation, add_generation_prompt) for conversation in messages]
         return self.template(messages, add_generation_prompt)
 
     def __call__(
-        self, text: str, add_special_tokens: bool = True, return_offsets_mapping: bool = False
-    ) -> dict[str, list[int] | list[tuple[int, int]]]:
+        self, texts: list[str], add_special_tokens: bool, return_attention_mask: bool, return_offsets_mapping: bool = False
+    ) -> dict[str, list[list[int]] | list[list[tuple[int, int]]]]:
         assert not add_special_tokens, "the template has them all"
-        spans = [found.span() for found in self.pieces.finditer(text)]
-        ids = [0 if text[a:b] == EOS else ord(text[b - 1]) for a, b in spans]
+        spans = [[found.span() for found in self.pieces.finditer(text)] for text in texts]
+        ids = [
+            [0 if text[a:b] == EOS else ord(text[b - 1]) for a, b in places] for text, places in zip(texts, spans, strict=True)
+        ]
         return {"input_ids": ids, "offset_mapping": spans}
 
 

@@ -64,11 +64,11 @@ def approve(workspace: Workspace, weights: bytes, champion: Pointer | None, verd
         reasons={"no_reply": 70, "too_long": 1},
         expectations=[],
         accepted_sha256=sha("accepted"),
+        tokenizer_digest=sha("tokenizer"),
         quarantine_sha256=sha("quarantine"),
     ).write(workspace.record("validate"))
     PreparedDataset(
         accepted_sha256=sha("accepted"),
-        tokenizer_digest=sha("tokenizer"),
         n_accepted=549,
         n_duplicates=3,
         splits={"train": split, "eval": split, "test": split},

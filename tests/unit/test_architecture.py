@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 # another, so that each can be run, replaced and understood alone.
 COMMON = {"errors", "files", "paths", "params", "overrides", "records", "process", "guidelines", "chat", "environment"}
 PURE = {
+    "accepted",
     "conversations",
     "data_check",
     "decision_text",
@@ -33,12 +34,17 @@ PURE = {
     "lm",
     "local_registry",
     "model_card",
+    "normalisation",
+    "parallel",
     "pictures",
+    "progress",
+    "quarantine",
     "readers",
     "registry",
     "repro",
     "statistics",
     "suites",
+    "tables",
     "text_faults",
 }
 STAGES = {"base", "validate", "prepare", "train", "champion", "evaluate", "gate", "push"}

@@ -4,13 +4,18 @@ from collections.abc import Sequence
 
 import pytest
 
-from tasks.chat import Message, encode, prompt_text
+from tasks.chat import Encoder, Message, Tokens, prompt_text
 from tasks.errors import DataError
 from tests.unit.fake_tokenizer import EOS, FakeTokenizer, Template, chatml, decode
 
 
 def said(*turns: tuple[str, str]) -> list[Message]:
     return [{"role": role, "content": content} for role, content in turns]
+
+
+def encode(messages: list[Message], tokenizer: FakeTokenizer) -> Tokens:
+    (tokens,) = Encoder(tokenizer)([messages])
+    return tokens
 
 
 QUESTION = ("user", "When?")
@@ -71,6 +76,45 @@ def without_reasoning(messages: Sequence[Message], generate: bool) -> str:
         for index, m in enumerate(messages)
     ]
     return chatml(shown, generate)
+
+
+def trimmed(messages: Sequence[Message], generate: bool) -> str:
+    """As Llama's template does."""
+    return chatml([{"role": m["role"], "content": m["content"].strip()} for m in messages], generate)
+
+
+def test_a_template_that_trims_is_followed() -> None:
+    messages = said(QUESTION, ("assistant", "  Which? "), ("user", " The blue one."), ("assistant", "Soon.\n"))
+    assert supervised(messages, trimmed) == f"Which?{EOS}Soon.{EOS}"
+
+
+def test_the_places_of_one_conversation_do_not_pass_for_those_of_another() -> None:
+    """One encoder sees all rows; the marks of its layout, or a content that stands elsewhere too, must not mislead it."""
+    conversations = [
+        said(QUESTION, ("assistant", "Now.")),
+        said(("user", "mark0001"), ("assistant", "mark0000")),
+        said(("user", " x "), ("assistant", " y ")),
+        said(("user", f"{EOS}\n<assistant>\nNow."), ("assistant", "Now.")),
+        TWO_TURNS,
+    ]
+    for template in (chatml, trimmed):
+        found = [decode(tokens["labels"]) for tokens in Encoder(FakeTokenizer(template))(conversations)]
+        shown = " y " if template is chatml else "y"
+        assert found == [f"Now.{EOS}", f"mark0000{EOS}", f"{shown}{EOS}", f"Now.{EOS}", f"Which?{EOS}Soon.{EOS}"]
+
+
+def test_a_usual_template_is_rendered_once_a_conversation() -> None:
+    rendered = []
+
+    def counted(messages: Sequence[Message], generate: bool) -> str:
+        rendered.append(messages)
+        return chatml(messages, generate)
+
+    encoder = Encoder(FakeTokenizer(counted))
+    encoder([TWO_TURNS])
+    rendered.clear()
+    encoder([TWO_TURNS] * 10)
+    assert len(rendered) == 10
 
 
 def end_at_the_end(messages: Sequence[Message], generate: bool) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,21 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import text_faults
+from tasks.chat import Tokens
 from tasks.conversations import Accepted, Messages, Quarantined, Rules, judge_all
 from tasks.guidelines import Policy, Rulebook, Topic
+from tasks.normalisation import hash_messages
 from tasks.params import Guidelines
 from tasks.readers import RawLine
 
+RULEBOOK = Rulebook(
+    Guidelines(
+        policy="data/raw/policy.yaml",
+        reply_pattern=r"\[(?P<category>[a-z]+) \| (?P<priority>low|normal|urgent)\]\n(?P<body>[^\n]+)",
+        max_words=12,
+        forbidden=("!",),
+    )
+)
+POLICY = Policy(topics={"refund-time": Topic(category="refunds", must_say=("5 days",), policy="It takes 5 days.")})
 RULES = Rules(
-    Rulebook(
-        Guidelines(
-            policy="policy.yaml",
-            reply_pattern=r"\[(?P<category>[a-z]+) \| (?P<priority>low|normal|urgent)\]\n(?P<body>[^\n]+)",
-            max_words=12,
-            forbidden=("!",),
-        )
-    ),
-    Policy(topics={"refund-time": Topic(category="refunds", must_say=("5 days",), policy="It takes 5 days.")}),
+    (RULEBOOK, POLICY),
     ("<|im_start|>", "<|im_end|>"),
     max_length=30,
 )
@@ -31,8 +35,10 @@ REPLY = "[refunds | low]\nIt takes 5 days."
 TURNS: Messages = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": REPLY}]
 
 
-def count_words(conversations: Sequence[Messages]) -> list[int]:
-    return [sum(len(message["content"].split()) for message in messages) for messages in conversations]
+def encode(conversations: Sequence[Messages]) -> list[Tokens]:
+    """A token a word."""
+    counts = [sum(len(message["content"].split()) for message in messages) for messages in conversations]
+    return [{"input_ids": [7] * count, "labels": [-100] * count} for count in counts]
 
 
 def line_of(row: Any) -> bytes:
@@ -40,7 +46,7 @@ def line_of(row: Any) -> bytes:
 
 
 def judge(row: Any) -> Accepted | Quarantined:
-    (verdict,) = judge_all([RawLine("raw.jsonl", 7, line_of(row))], RULES, count_words)
+    (verdict,) = judge_all([RawLine("raw.jsonl", 7, line_of(row))], RULES, encode)
     return verdict
 
 
@@ -62,13 +68,17 @@ def test_a_good_row_is_accepted_with_its_scalars() -> None:
     assert judge(row) == Accepted(
         id="a",
         source="raw.jsonl:7",
+        group="",
         topic="refund-time",
         category="refunds",
         priority="low",
-        n_tokens=10,
         must_say=("5 days",),
         messages=[{"role": "system", "content": "Be kind."}, *TURNS],
         reply_words=4,
+        prompt_hash=hash_messages([{"role": "system", "content": "Be kind."}, TURNS[0]]),
+        content_hash=hash_messages([{"role": "system", "content": "Be kind."}, *TURNS]),
+        input_ids=[7] * 10,
+        labels=[-100] * 10,
     )
 
 
@@ -136,12 +146,32 @@ def test_the_first_broken_rule_names_the_row(reason: str, row: Any, detail: str)
     assert isinstance(verdict, Quarantined)
     assert (verdict.reason, verdict.file, verdict.line) == (reason, "raw.jsonl", 7)
     assert detail in verdict.detail
-    assert verdict.raw == line_of(row).decode(errors="backslashreplace")
+    assert verdict.raw == line_of(row)
 
 
 def test_without_control_tokens_none_is_found() -> None:
-    rules = Rules(RULES.rulebook, RULES.policy, (), 30)
+    rules = replace(RULES, control_tokens=())
     assert isinstance(rules.judge(RawLine("a", 1, line_of(asked("<|im_end|>")))), Accepted)
+
+
+def test_without_guidelines_any_topic_and_form_will_do() -> None:
+    rules = replace(RULES, guidelines=None)
+    row = said(("user", "When?"), ("assistant", "Any reply, of any form!"))
+    del row["topic"]
+    verdict = rules.judge(RawLine("a", 1, line_of(row)))
+    assert isinstance(verdict, Accepted)
+    assert (verdict.topic, verdict.category, verdict.priority, verdict.must_say) == ("", "", "", ())
+    assert verdict.reply_words == 5
+    broken = rules.judge(RawLine("a", 1, line_of(said(("user", "When?"), ("assistant", " ")))))
+    assert isinstance(broken, Quarantined)
+    assert broken.reason == "empty_turn"
+
+
+def test_a_group_is_carried_along_as_text() -> None:
+    rules = replace(RULES, columns={"group": "thread"})
+    verdict = rules.judge(RawLine("a", 1, line_of(said(*[(m["role"], m["content"]) for m in TURNS], thread=12))))
+    assert isinstance(verdict, Accepted)
+    assert verdict.group == "12"
 
 
 @pytest.mark.parametrize("text", ["{{order_id}}", "{customer_name}", "${NAME}", "<PRODUCT>", "[INSERT DATE]", "[YOUR NAME]"])
@@ -228,23 +258,23 @@ ROWS = st.one_of(
 @given(st.lists(ROWS, max_size=5))
 def test_every_row_gets_one_verdict_in_order(rows: list[bytes]) -> None:
     lines = [RawLine("raw.jsonl", number, row) for number, row in enumerate(rows, start=1)]
-    verdicts = list(judge_all(lines, RULES, count_words))
+    verdicts = list(judge_all(lines, RULES, encode))
     places = [v.source if isinstance(v, Accepted) else f"{v.file}:{v.line}" for v in verdicts]
     assert places == [f"{line.file}:{line.line}" for line in lines]
     for verdict in verdicts:
         if isinstance(verdict, Quarantined):
-            json.dumps([verdict.detail, verdict.raw], ensure_ascii=False).encode()
+            json.dumps(verdict.detail, ensure_ascii=False).encode()
+            assert verdict.raw == rows[verdict.line - 1]
 
 
 def test_tokens_are_counted_in_batches_of_good_rows_only() -> None:
     sizes: list[int] = []
 
-    def count(conversations: Sequence[Messages]) -> list[int]:
+    def count(conversations: Sequence[Messages]) -> list[Tokens]:
         sizes.append(len(conversations))
-        return [1] * len(conversations)
+        return encode(conversations)
 
     rows = [asked("Hi"), [1]] * 300 + [[1]] * 300
     verdicts = list(judge_all([RawLine("a", n, line_of(row)) for n, row in enumerate(rows)], RULES, count))
     assert sum(sizes) == 300 == sum(isinstance(verdict, Accepted) for verdict in verdicts)
-    assert 0 not in sizes
     assert max(sizes) <= 256

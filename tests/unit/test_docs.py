@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from flows import cli
-from tasks.conversations import RULES
+from tasks.conversations import GUIDELINE_RULES, RULES
 from tasks.files import parse_yaml
 from tasks.repro import STAGES
+from tasks.validate import UNREADABLE
 
 REPO = Path(__file__).parents[2]
 PAGES = [REPO / "README.md", REPO / "deployments" / "README.md"]
@@ -50,7 +51,7 @@ def test_readme_names_every_module_stage_and_section() -> None:
 
 
 def test_readme_explains_every_code_of_the_quarantine() -> None:
-    codes = {reason for reason, _ in RULES} | {"not_json", "too_long"}
+    codes = {reason for reason, _ in (*RULES, *GUIDELINE_RULES)} | {"not_json", "too_long", UNREADABLE}
     assert codes == {
         code for row in re.findall(r"^\| (`[a-z_`, ]+`) \| [a-z]", README, re.MULTILINE) for code in re.findall(r"\w+", row)
     }

@@ -84,7 +84,9 @@ def test_only_the_missing_facts_are_named_in_order() -> None:
 
 def test_the_default_policy_and_parameters_agree() -> None:
     policy = load_policy(ROOT / "data/raw/policy.yaml")
-    book = Rulebook(load_params(ROOT / "params.yaml").guidelines)
+    section = load_params(ROOT / "params.yaml").guidelines
+    assert section is not None
+    book = Rulebook(section)
     assert len(policy.topics) == 54
     for topic in policy.topics.values():
         reply = f"[{topic.category} | normal]\n{', '.join(topic.must_say)}"

@@ -100,7 +100,7 @@ def test_every_fault_is_reported_at_once_with_its_path(tree: dict[str, Any]) -> 
         ("validate.max_length", 15, "found 15; Input should be greater than or equal to 16"),
         ("validate.max_quarantined", 1.01, "found 1.01; Input should be less than or equal to 1"),
         ("validate", 3, "found 3; Input should be a valid dictionary"),
-        ("guidelines", None, "found None; Input should be a valid dictionary"),
+        ("guidelines", 3, "found 3; Input should be a valid dictionary"),
         ("guidelines.forbidden", "!", "found '!'; Input should be a valid tuple"),
         ("guidelines.reply_pattern", "(", "found '('; not a regular expression"),
         ("guidelines.reply_pattern", "(?P<body>.*)", "lacks the named groups ['category', 'priority']"),
@@ -259,3 +259,30 @@ def test_a_number_in_scientific_notation_is_written_as_a_number(params_yaml: Pat
     override(params_yaml, ["train.learning_rate=2e-3"])
     assert override(params_yaml, ["train.learning_rate=2e-3"]) == []
     assert parse_yaml(params_yaml.read_text())["train"]["learning_rate"] == 0.002
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"guidelines": None}, "gate.learned.metric: found guideline_score, wanted one of exact_match, reply_loss"),
+        (
+            {"guidelines": None, "gate.learned.metric": "exact_match"},
+            "gate.smoke.min_structure_rate: a share where there are guidelines, null where there are none",
+        ),
+        ({"gate.smoke.min_structure_rate": None}, "gate.smoke.min_structure_rate: a share where there are guidelines"),
+        ({"guidelines.policy": "policy.yaml"}, "guidelines.policy must lie below validate.raw (data/raw)"),
+        ({"guidelines.policy": "data/raw/../policy.yaml"}, "guidelines.policy must lie below validate.raw (data/raw)"),
+        ({"validate.raw": "elsewhere"}, "guidelines.policy must lie below validate.raw (elsewhere)"),
+    ],
+)
+def test_sections_must_fit_each_other(tree: dict[str, Any], changes: dict[str, Any], wanted: str) -> None:
+    for path, value in changes.items():
+        put(tree, path, value)
+    (fault,) = faults(tree)
+    assert fault.startswith(wanted)
+
+
+def test_without_guidelines_a_gate_that_needs_none_will_do(tree: dict[str, Any]) -> None:
+    for path, value in {"guidelines": None, "gate.learned.metric": "exact_match", "gate.smoke.min_structure_rate": None}.items():
+        put(tree, path, value)
+    assert parse_params(tree, "params.yaml").guidelines is None

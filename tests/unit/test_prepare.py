@@ -1,87 +1,36 @@
-"""Accepted rows -> splits: what counts as the same text, who is in which split, and that every row is accounted for."""
+"""Accepted rows -> splits: who is in which split, and that every row is accounted for."""
 
 import json
-import unicodedata
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks import prepare as stage
-from tasks.chat import Message
+from tasks.accepted import to_table
+from tasks.chat import Encoder, Message
+from tasks.conversations import Accepted
 from tasks.errors import DataError, StageInputError
+from tasks.normalisation import hash_messages
 from tasks.params import Prepare
-from tasks.prepare import SPLITS, cluster_of, normalise, prepare, split_of
+from tasks.prepare import SPLITS, cluster_of, prepare, split_of
 from tasks.records import PreparedDataset
 from tests.unit.fake_tokenizer import EOS, FakeTokenizer, decode
 
 SECTION = Prepare(split_salt="salt", eval_fraction=0.1, test_fraction=0.2)
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("Where  is\tmy\n ORDER?!", "where is my order"),
-        ("Ｗｈｅｒｅ　１２", "where 12"),
-        ("the ﬁrst №  ①", "the first no 1"),
-        ("STRASSE", normalise("straße")),
-        ("order_id", "order_id"),
-        ("환불은 언제 되나요?", "환불은 언제 되나요"),
-        (unicodedata.normalize("NFD", "환불은 언제 되나요"), "환불은 언제 되나요"),
-        ("ﾃﾞｰﾀ", "データ"),
-        (unicodedata.normalize("NFD", "Café à Zürich"), "café à zürich"),
-        ("… — “”", ""),
-        ("", ""),
-    ],
-)
-def test_what_makes_no_difference_goes(text: str, wanted: str) -> None:
-    assert normalise(text) == wanted == normalise(wanted)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("15 days", "1 5 days"),
-        ("환불", "한불"),
-        ("café", "cafe"),
-        ("मेरा", "मेरी"),  # marks, not letters, tell these apart, and those below
-        ("มี", "มู"),
-        ("கை", "கா"),
-    ],
-)
-def test_what_makes_a_difference_stays(one: str, other: str) -> None:
-    assert normalise(one) != normalise(other)
-
-
 def conversation(prompt: str, reply: str = "Yes.") -> list[Message]:
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
 
 
-def test_a_cluster_is_what_stands_before_the_last_reply() -> None:
-    asked = cluster_of(conversation("When is it here?"))
-    assert cluster_of(conversation("when is it  HERE", "Tomorrow.")) == asked
-    assert cluster_of(conversation("When was it here?")) != asked
-    assert cluster_of([{"role": "system", "content": "Be kind."}, *conversation("When is it here?")]) != asked
-
-
-def test_a_cluster_knows_roles_and_the_borders_of_messages() -> None:
-    def before(*turns: tuple[str, str]) -> str:
-        messages: list[Message] = [{"role": role, "content": content} for role, content in turns]
-        return cluster_of([*messages, *conversation("?")[1:]])
-
-    variants = [
-        before(("user", "a b")),
-        before(("system", "a b")),
-        before(("system", "a"), ("user", "b")),
-        before(("user", "a"), ("assistant", ""), ("user", "b")),
-    ]
-    assert len(set(variants)) == 4
-
-
 def clusters(n: int) -> list[str]:
-    return [cluster_of(conversation(f"question {number}")) for number in range(n)]
+    return [hash_messages(conversation(f"question {number}")) for number in range(n)]
+
+
+def test_a_group_decides_where_there_is_one() -> None:
+    assert cluster_of("", "hash") == "hash"
+    assert cluster_of("12", "hash") == cluster_of("12", "other") != cluster_of("13", "hash")
 
 
 def test_fractions_are_met_and_the_salt_decides_who_is_where() -> None:
@@ -133,14 +82,13 @@ class Place:
     """Paths of one run of the stage, and what it left."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.accepted, self.base = root, root / "accepted.parquet", root / "base"
+        self.root, self.accepted = root, root / "accepted.parquet"
         self.target, self.record = root / "prepared", root / "prepare.json"
-        self.base.mkdir(parents=True)
-        (self.base / "tokenizer.json").write_text("{}")
+        root.mkdir(exist_ok=True)
 
-    def run(self, rows: list[dict[str, Any]], section: Prepare = SECTION) -> PreparedDataset:
-        pq.write_table(pa.Table.from_pylist(rows), self.accepted)
-        return prepare(section, self.accepted, self.base, self.target, self.record)
+    def run(self, rows: list[Accepted], section: Prepare = SECTION) -> PreparedDataset:
+        pq.write_table(to_table(rows), self.accepted)
+        return prepare(section, self.accepted, self.target, self.record)
 
     def split(self, name: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = pq.read_table(self.target / f"{name}.parquet").to_pylist()
@@ -154,14 +102,27 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr(stage, "load_tokenizer", lambda base: FakeTokenizer())
+def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-def row(number: int, prompt: str = "", reply: str = "Yes.") -> dict[str, Any]:
-    text = prompt or f"question {number}"
-    return {"id": f"r{number}", "source": f"a.jsonl:{number}", "topic": "t", "messages": conversation(text, reply)}
+def row(number: int, prompt: str = "", reply: str = "Yes.", group: str = "") -> Accepted:
+    messages = conversation(prompt or f"question {number}", reply)
+    (tokens,) = Encoder(FakeTokenizer())([messages])
+    return Accepted(
+        id=f"r{number}",
+        source=f"a.jsonl:{number}",
+        group=group,
+        topic="t",
+        category="c",
+        priority="low",
+        must_say=(),
+        messages=messages,
+        reply_words=1,
+        prompt_hash=hash_messages(messages[:-1]),
+        content_hash=hash_messages(messages),
+        **tokens,
+    )
 
 
 ROWS = [row(number) for number in range(60)]
@@ -184,15 +145,15 @@ def test_every_accepted_row_is_in_one_split_or_dropped(place: Place) -> None:
     assert (record.n_accepted, record.n_duplicates) == (64, 3)
     assert record.n_accepted == sum(split.rows for split in record.splits.values()) + record.n_duplicates
     named = [*place.split_by_id(), *(dropped["id"] for dropped in place.dropped())]
-    assert sorted(named) == sorted(given["id"] for given in rows)
+    assert sorted(named) == sorted(given.id for given in rows)
 
 
 def test_of_equal_rows_the_first_stays_and_the_others_name_it(place: Place) -> None:
     place.run([*ROWS, row(60, "question 1"), row(61, "Question 1!"), row(62, "question  1", "yes")])
     assert place.dropped() == [
         {"id": "r60", "source": "a.jsonl:60", "reason": "duplicate", "duplicate_of": "a.jsonl:1"},
-        {"id": "r61", "source": "a.jsonl:61", "reason": "near_duplicate", "duplicate_of": "a.jsonl:1"},
-        {"id": "r62", "source": "a.jsonl:62", "reason": "near_duplicate", "duplicate_of": "a.jsonl:1"},
+        {"id": "r61", "source": "a.jsonl:61", "reason": "duplicate", "duplicate_of": "a.jsonl:1"},
+        {"id": "r62", "source": "a.jsonl:62", "reason": "duplicate", "duplicate_of": "a.jsonl:1"},
     ]
     assert "r1" in place.split_by_id()
 
@@ -213,10 +174,10 @@ def test_splits_hold_the_row_and_its_tokens_and_the_record_counts_them(place: Pl
         rows, counted = place.split(name), record.splits[name]
         for found in rows:
             given = ROWS[int(found["id"][1:])]
-            assert {key: found[key] for key in given} == given
-            assert found["cluster"] == cluster_of(given["messages"])
+            assert (found["source"], found["topic"], found["messages"]) == (given.source, given.topic, given.messages)
+            assert found["cluster"] == given.prompt_hash
             assert decode(found["labels"]) == f"Yes.{EOS}"
-            assert decode(found["input_ids"]).startswith(f"<user>\n{given['messages'][0]['content']}{EOS}")
+            assert decode(found["input_ids"]).startswith(f"<user>\n{given.messages[0]['content']}{EOS}")
         assert counted.rows == len(rows)
         assert counted.messages == 2 * len(rows)
         assert counted.tokens == sum(len(found["input_ids"]) for found in rows)
@@ -232,12 +193,19 @@ def test_the_same_rows_give_the_same_bytes(place: Place, tmp_path: Path) -> None
     assert set(first.files) == {"train.parquet", "eval.parquet", "test.parquet", "dropped.jsonl"}
 
 
-def test_the_tokenizers_digest_follows_the_chat_template(place: Place) -> None:
-    before = place.run(ROWS).tokenizer_digest
-    (place.base / "model.safetensors").write_bytes(b"no part of it")
-    assert place.run(ROWS).tokenizer_digest == before
-    (place.base / "chat_template.jinja").write_text("{{ messages }}")
-    assert place.run(ROWS).tokenizer_digest != before
+def test_rows_of_a_group_share_a_split(place: Place) -> None:
+    place.run([row(number, group=f"g{number % 6}") for number in range(120)], SECTION.model_copy(update={"test_fraction": 0.5}))
+    where = place.split_by_id()
+    groups = [{where[f"r{number}"] for number in range(start, 120, 6)} for start in range(6)]
+    assert [len(places) for places in groups] == [1] * 6
+
+
+def test_splits_are_written_in_groups_whatever_comes(place: Place) -> None:
+    many = [row(number) for number in range(20_000)]
+    place.run(many)
+    file = pq.ParquetFile(place.target / "train.parquet")
+    assert file.metadata.num_row_groups == 1
+    assert {row["id"] for name in SPLITS for row in place.split(name)} == {row.id for row in many}
 
 
 def test_an_empty_split_is_refused_without_a_record(place: Place) -> None:
@@ -248,4 +216,4 @@ def test_an_empty_split_is_refused_without_a_record(place: Place) -> None:
 
 def test_without_accepted_rows_the_stage_names_the_one_before(place: Place) -> None:
     with pytest.raises(StageInputError, match="the stage validate has not finished"):
-        prepare(SECTION, place.accepted, place.base, place.target, place.record)
+        prepare(SECTION, place.accepted, place.target, place.record)

@@ -1,0 +1,67 @@
+"""The columns of accepted.parquet: what is known of a row that broke no rule, tokens and labels included."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.conversations import Accepted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FEATURES = (
+    "id",
+    "source",
+    "topic",
+    "category",
+    "priority",
+    "roles",
+    "last_role",
+    "n_messages",
+    "n_user_turns",
+    "n_tokens",
+    "reply_words",
+)
+"""The scalars of a row, on which expectations are stated."""
+
+
+def schema() -> "pa.Schema":
+    """Columns of accepted.parquet; none is ever null."""
+    import pyarrow as pa
+
+    text, number, tokens = pa.string(), pa.int64(), pa.list_(pa.int32())
+    message = pa.struct([pa.field("role", text, nullable=False), pa.field("content", text, nullable=False)])
+    kinds = {
+        **dict.fromkeys(("id", "source", "group", "topic", "category", "priority", "roles", "last_role"), text),
+        **dict.fromkeys(("n_messages", "n_user_turns", "n_tokens", "reply_words"), number),
+        **dict.fromkeys(("prompt_hash", "content_hash"), text),
+        "must_say": pa.list_(text),
+        "messages": pa.list_(message),
+        **dict.fromkeys(("input_ids", "labels"), tokens),
+    }
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in kinds.items()])
+
+
+def to_table(rows: Sequence[Accepted]) -> "pa.Table":
+    """Rows as columns."""
+    import pyarrow as pa
+
+    roles = [[message["role"] for message in row.messages] for row in rows]
+    derived: dict[str, list[Any]] = {
+        "roles": ["|".join(names) for names in roles],
+        "last_role": [names[-1] for names in roles],
+        "n_messages": [len(names) for names in roles],
+        "n_user_turns": [names.count("user") for names in roles],
+        "n_tokens": [len(row.input_ids) for row in rows],
+    }
+    names = schema().names
+    columns = {name: derived[name] if name in derived else [getattr(row, name) for row in rows] for name in names}
+    return pa.table(columns, schema=schema())
+
+
+def features(path: Path) -> dict[str, Any]:
+    """The columns FEATURES of an accepted.parquet, each as a sequence."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, columns=list(FEATURES))
+    return {name: table[name].to_pandas() for name in FEATURES}

@@ -1,0 +1,29 @@
+"""How far long work is, told in a line every few seconds."""
+
+import time
+
+_SECONDS = 5.0
+
+
+class Progress:
+    """Prints `validated 120,000 rows, 24,000 rows/s` at most every five seconds, and at the end if it was slower than that."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+        self._rows = 0
+        self._began = self._told = time.monotonic()
+
+    def add(self, rows: int) -> None:
+        """Count rows that are done."""
+        self._rows += rows
+        if time.monotonic() - self._told >= _SECONDS:
+            self._tell()
+
+    def end(self) -> None:
+        """Tell the total where it took long enough for a line before."""
+        if self._told > self._began:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        print(f"{self._verb} {self._rows:,} rows, {self._rows / (self._told - self._began):,.0f} rows/s", flush=True)

@@ -1,0 +1,102 @@
+"""Rows a second of validate and prepare, beside TRL's own preparation of the same rows in the same run.
+
+    python tests/benchmarks/preparation.py [ROWS]      # default 100,000
+
+Refit judges each row, tokenises it, looks for duplicates, splits and writes Parquet; TRL tokenises prompt and completion.
+TRL gets at most 10,000 of the rows, since its time grows linearly. Needs data/base (`refit run` or `python -m tasks.base`).
+"""
+
+import json
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tasks.environment import work_offline
+from tasks.files import parse_yaml
+from tasks.params import parse_params
+from tasks.paths import Workspace
+from tasks.prepare import prepare
+from tasks.validate import validate
+
+REPO = Path(__file__).parents[2]
+PEER_ROWS = 10_000
+PLAIN: dict[str, Any] = {"learned": {"metric": "exact_match"}, "smoke": {"min_structure_rate": None}}
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    """Conversations of about 400 bytes, in words of the default data."""
+    text = "".join(path.read_text() for path in sorted((REPO / "data" / "raw").glob("*.jsonl")) if path.name != "inbox.jsonl")
+    words, draw = [word for word in text.split() if word.isalpha()], random.Random(7)
+    return [
+        {
+            "id": f"row-{number}",
+            "messages": [
+                {"role": "user", "content": " ".join(draw.choices(words, k=14)) + "?"},
+                {"role": "assistant", "content": " ".join(draw.choices(words, k=38)) + "."},
+            ],
+        }
+        for number in range(count)
+    ]
+
+
+def refit_seconds(conversations: list[dict[str, Any]], folder: Path) -> float:
+    """Validate and prepare them from one JSONL file."""
+    workspace = Workspace(folder)
+    raw = workspace.data / "raw" / "rows.jsonl"
+    raw.parent.mkdir(parents=True)
+    raw.write_text("".join(json.dumps(row) + "\n" for row in conversations))
+    workspace.base.symlink_to(REPO / "data" / "base")
+    tree = parse_yaml((REPO / "params.yaml").read_text())
+    tree["guidelines"] = None
+    tree["gate"] |= {name: tree["gate"][name] | values for name, values in PLAIN.items()}
+    params = parse_params(tree, "params.yaml")
+    print(f"{len(conversations):,} conversations, {raw.stat().st_size / 1e6:.0f} MB of JSONL")
+    began = time.perf_counter()
+    print(validate(params.validation, params.guidelines, workspace).summary())
+    print(prepare(params.prepare, workspace.accepted, workspace.prepared, workspace.record("prepare")).summary())
+    return time.perf_counter() - began
+
+
+def trl_seconds(conversations: list[dict[str, Any]], folder: Path) -> float:
+    """What SFTTrainer does with them before the first step, for a model of no size."""
+    import datasets
+    from datasets import Dataset
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    datasets.disable_progress_bars()
+    tokenizer = AutoTokenizer.from_pretrained(REPO / "data" / "base")
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes))
+    config = SFTConfig(output_dir=str(folder), report_to="none", use_cpu=True, bf16=False, max_length=512)
+    pairs = [{"prompt": row["messages"][:1], "completion": row["messages"][1:]} for row in conversations]
+    seconds = []
+    for part in (pairs[:10], pairs):  # what does not depend on the number of rows is taken off
+        began = time.perf_counter()
+        SFTTrainer(model=model, args=config, processing_class=tokenizer, train_dataset=Dataset.from_list(part))
+        seconds.append(time.perf_counter() - began)
+    return seconds[1] - seconds[0]
+
+
+def main() -> None:
+    work_offline()
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    conversations = rows(count)
+    folder = Path(tempfile.mkdtemp())
+    try:
+        own = count / refit_seconds(conversations, folder / "refit")
+        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1e6
+        sample = conversations[:PEER_ROWS]
+        peer = len(sample) / trl_seconds(sample, folder / "trl")
+    finally:
+        shutil.rmtree(folder)
+    print(f"Refit {own:,.0f} rows/s, largest process {peak:.2f} GB; TRL {peer:,.0f} rows/s; ratio {own / peer:.1f}")
+
+
+if __name__ == "__main__":
+    main()
