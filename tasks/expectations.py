@@ -7,13 +7,16 @@ import html
 import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from tasks.accepted import FEATURES
-from tasks.files import write_atomic
+from tasks.errors import DataError
+from tasks.files import parse_yaml, write_atomic
 from tasks.guidelines import Policy
 from tasks.params import Guidelines, Validate
 from tasks.records import ExpectationResult
@@ -26,18 +29,72 @@ _MISSING_SHOWN = 20
 ROLES_PATTERN = r"^(?:system\|)?user\|assistant(?:\|user\|assistant)*$"
 
 
+COLUMNS = (*FEATURES, "quarantined_share")
+
+
+def load_expectations(path: Path) -> list[Any]:
+    """The user's own expectations: a YAML list of `{type, kwargs, severity}` as in Great Expectations' documentation.
+
+    Raises:
+        DataError: the file is missing or has faults; each is named.
+    """
+    _quiet()
+    try:
+        entries = parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; params.yaml names it as validate.expectations") from None
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: found {type(entries).__name__}, wanted a list of {{type, kwargs, severity}}")
+    found = [_expectation(entry) for entry in entries]
+    if faults := [f"{number}. {fault}" for number, fault in enumerate(found, start=1) if isinstance(fault, str)]:
+        raise DataError("\n".join([f"{path}: {len(faults)} of {len(found)} expectations cannot be used", *faults]))
+    return found
+
+
+def _expectation(entry: Any) -> Any:
+    """The expectation of one entry, or in words why there is none."""
+    from great_expectations.exceptions import ExpectationNotFoundError
+    from great_expectations.expectations.registry import get_expectation_impl
+
+    if not isinstance(entry, dict) or not isinstance(entry.get("type"), str) or not isinstance(entry.get("kwargs", {}), dict):
+        return f"found {entry!r}, wanted {{type: expect_…, kwargs: {{…}}, severity: critical or warning}}"
+    kwargs = {**entry.get("kwargs", {}), **{key: value for key, value in entry.items() if key not in ("type", "kwargs")}}
+    if unknown := [
+        str(kwargs[key]) for key in ("column", "column_A", "column_B") if key in kwargs and kwargs[key] not in COLUMNS
+    ]:
+        return f"{entry['type']}: no column {', '.join(unknown)}; there are {', '.join(COLUMNS)}"
+    try:
+        return get_expectation_impl(entry["type"])(**kwargs)
+    except ExpectationNotFoundError:
+        return f"{entry['type']}: Great Expectations has no such expectation"
+    except (ValueError, TypeError) as error:
+        return f"{entry['type']}: {' '.join(str(error).split())}"
+
+
+def _quiet() -> None:
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+
+
 def check(
-    features: Mapping[str, Any], section: Validate, guidelines: Guidelines | None, policy: Policy | None, docs: Path
+    features: Mapping[str, Any],
+    section: Validate,
+    guidelines: Guidelines | None,
+    policy: Policy | None,
+    docs: Path,
+    more: Sequence[Any] = (),
 ) -> list[ExpectationResult]:
     """Hold the frame against every expectation and write Data Docs, whole without a network, to `docs`/index.html.
 
     Args:
         features: One sequence for each of accepted.FEATURES, all of one length, and `quarantined_share`, a number.
+        more: The user's own expectations.
 
     Returns:
         One result for each expectation, sorted by expectation and column; one that raised is a failed one.
     """
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    _quiet()
     import great_expectations as gx
     import pandas as pd
 
@@ -46,9 +103,8 @@ def check(
     source = context.data_sources.add_pandas(f"refit-{uuid.uuid4().hex}")
     definition = source.add_dataframe_asset("conversations").add_batch_definition_whole_dataframe("all")
     batch = definition.get_batch({"dataframe": pd.DataFrame(features)})
-    outcome = batch.validate(
-        build_suite(section, guidelines, policy), result_format={"result_format": "BASIC", "exclude_unexpected_values": True}
-    )
+    suite = build_suite(section, guidelines, policy, more)
+    outcome = batch.validate(suite, result_format={"result_format": "BASIC", "exclude_unexpected_values": True})
     for result in outcome.results:
         result.result = {key: value.item() if hasattr(value, "item") else value for key, value in result.result.items()}
         if "partial_missing_list" in result.result and result.expectation_config:  # GX takes any 20: others in each process
@@ -59,7 +115,9 @@ def check(
     return sorted(map(_in_short, outcome.results), key=lambda result: (result.expectation, result.column or ""))
 
 
-def build_suite(section: Validate, guidelines: Guidelines | None, policy: Policy | None) -> "ExpectationSuite":
+def build_suite(
+    section: Validate, guidelines: Guidelines | None, policy: Policy | None, more: Sequence[Any]
+) -> "ExpectationSuite":
     """The suite; every threshold is a parameter."""
     import great_expectations as gx
     import great_expectations.expectations as gxe
@@ -69,10 +127,7 @@ def build_suite(section: Validate, guidelines: Guidelines | None, policy: Policy
         expectations=[
             gxe.ExpectTableRowCountToBeBetween(min_value=section.min_accepted, severity="critical"),
             gxe.ExpectColumnMaxToBeBetween(column="quarantined_share", max_value=section.max_quarantined, severity="critical"),
-            *(
-                gxe.ExpectColumnValuesToNotBeNull(column=column, severity="critical")
-                for column in (*FEATURES, "quarantined_share")
-            ),
+            *(gxe.ExpectColumnValuesToNotBeNull(column=column, severity="critical") for column in COLUMNS),
             gxe.ExpectColumnValuesToBeUnique(column="source", severity="critical"),
             gxe.ExpectColumnValuesToBeUnique(column="id", severity="warning"),
             gxe.ExpectColumnValuesToMatchRegex(column="roles", regex=ROLES_PATTERN, severity="critical"),
@@ -87,6 +142,7 @@ def build_suite(section: Validate, guidelines: Guidelines | None, policy: Policy
                 severity="critical",
             ),
             *(_guideline_expectations(guidelines, policy) if guidelines and policy else []),
+            *more,
         ],
     )
 

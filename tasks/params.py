@@ -62,6 +62,9 @@ class FolderBase(Section):
 
 class Validate(Section):
     raw: RelativePath = Field(description="folder of JSONL, JSON, CSV, TSV or Parquet files, also packed with gzip or Zstandard")
+    expectations: RelativePath | None = Field(
+        description="YAML below validate.raw: expectations of yours on the accepted rows, a list of {type, kwargs, severity}"
+    )
     columns: dict[RowKey, str] = Field(
         description="the data's own column by the name wanted here; {} where they are known shapes"
     )
@@ -208,12 +211,14 @@ class Params(Section):
     push: Push
 
     @model_validator(mode="after")
-    def _policy_is_part_of_the_data(self) -> Self:
+    def _rules_are_part_of_the_data(self) -> Self:
         raw = PurePosixPath(self.validation.raw)
-        if self.guidelines and not PurePosixPath(os.path.normpath(self.guidelines.policy)).is_relative_to(raw):
-            raise ValueError(
-                f"guidelines.policy must lie below validate.raw ({raw}), so that a change of it is a change of the data"
-            )
+        files = {"validate.expectations": self.validation.expectations}
+        if self.guidelines:
+            files["guidelines.policy"] = self.guidelines.policy
+        for name, path in files.items():
+            if path and not PurePosixPath(os.path.normpath(path)).is_relative_to(raw):
+                raise ValueError(f"{name} must lie below validate.raw ({raw}), so that a change of it is a change of the data")
         return self
 
     @model_validator(mode="after")

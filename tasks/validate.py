@@ -20,7 +20,7 @@ from tasks.accepted import features, schema, to_table
 from tasks.chat import Encoder, control_tokens, load_tokenizer
 from tasks.conversations import Accepted, Quarantined, Rules, judge_all
 from tasks.errors import DataError
-from tasks.expectations import check
+from tasks.expectations import check, load_expectations
 from tasks.files import hash_tree, sha256_file, sha256_json
 from tasks.guidelines import Policy, Rulebook, load_policy
 from tasks.parallel import map_ordered
@@ -58,6 +58,7 @@ def validate(section: Validate, guidelines: Guidelines | None, workspace: Worksp
     _remove_old_results(workspace)
     policy = load_policy(workspace.root / guidelines.policy) if guidelines else None
     paths = readers.find_raw_files(workspace.root / section.raw)
+    expectations = load_expectations(workspace.root / section.expectations) if section.expectations else []
     judge = partial(_Judge, section, guidelines, policy, workspace.base)
     processes = 1 if sum(path.stat().st_size for path in paths) <= SMALL else None
     digests: dict[str, str] = {}
@@ -79,8 +80,8 @@ def validate(section: Validate, guidelines: Guidelines | None, workspace: Worksp
     if not accepted.rows:
         raise DataError(f"{section.raw}: none of {n_raw} rows can be used\n{_top_reasons(quarantine, workspace)}")
     frame = features(workspace.accepted) | {"quarantined_share": quarantine.rows / n_raw}
-    expectations = check(frame, section, guidelines, policy, workspace.data_docs)
-    if failed := [result for result in expectations if not result.success and result.severity == "critical"]:
+    results = check(frame, section, guidelines, policy, workspace.data_docs, expectations)
+    if failed := [result for result in results if not result.success and result.severity == "critical"]:
         counts = f"{n_raw} rows, {accepted.rows} accepted, {quarantine.rows} quarantined"
         raise DataError(f"{section.raw}: refused ({counts})\n{_faults(failed)}\n{_top_reasons(quarantine, workspace)}")
     base = workspace.base
@@ -90,7 +91,7 @@ def validate(section: Validate, guidelines: Guidelines | None, workspace: Worksp
         n_accepted=accepted.rows,
         n_quarantined=quarantine.rows,
         reasons=dict(quarantine.counts.most_common()),
-        expectations=expectations,
+        expectations=results,
         tokenizer_digest=sha256_json({name: sha256_file(base / name) for name in _TOKENIZER_FILES if (base / name).is_file()}),
         accepted_sha256=sha256_file(workspace.accepted),
         quarantine_sha256=sha256_json(hash_tree(workspace.quarantine)),

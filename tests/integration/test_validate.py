@@ -271,6 +271,101 @@ def test_an_expectation_that_raises_has_failed(tmp_path: Path, params: Params) -
         assert "\n" not in result.detail
 
 
+OWN = """
+- {type: expect_column_mean_to_be_between, kwargs: {column: n_tokens, max_value: 1}, severity: SEVERITY}
+- {type: expect_column_values_to_be_in_set, kwargs: {column: category, value_set: [warranty]}}
+"""
+
+
+@pytest.mark.parametrize("severity", ["warning", "critical"])
+def test_expectations_of_the_users_own_are_held_too(workspace: Workspace, params: Params, severity: str) -> None:
+    (workspace.data / "raw/own.yaml").write_text(OWN.replace("SEVERITY", severity))
+    write_raw(workspace, good_rows(5))
+    changes = {"min_accepted": 1, "expectations": "data/raw/own.yaml"}
+    if severity == "critical":
+        with pytest.raises(DataError, match=r"expect_column_mean_to_be_between\(n_tokens\): found .*, wanted max_value 1"):
+            run(workspace, params, **changes)
+        return
+    results = run(workspace, params, **changes).expectations
+    (mean,) = [result for result in results if result.expectation == "expect_column_mean_to_be_between"]
+    assert (mean.success, mean.severity) == (False, "warning")
+    assert (
+        sum(result.expectation == "expect_column_values_to_be_in_set" and result.column == "category" for result in results) == 2
+    )
+    assert "mean" in (workspace.data_docs / "index.html").read_text()
+
+
+def test_every_fault_of_the_users_expectations_is_named_before_a_row_is_read(workspace: Workspace, params: Params) -> None:
+    (workspace.data / "raw/own.yaml").write_text(
+        "- expect_something\n- {type: expect_nothing}\n- {type: expect_column_max_to_be_between, kwargs: {column: tokens}}\n"
+        "- {type: expect_column_max_to_be_between, kwargs: {column: n_tokens, most: 3}}\n"
+        "- {type: expect_table_row_count_to_equal}\n"
+    )
+    write_raw(workspace, good_rows(5))
+    with pytest.raises(DataError) as caught:
+        run(workspace, params, expectations="data/raw/own.yaml")
+    first, *faults = str(caught.value).splitlines()
+    assert first.endswith("own.yaml: 5 of 5 expectations cannot be used")
+    assert [fault.partition(" ")[0] for fault in faults] == ["1.", "2.", "3.", "4.", "5."]
+    assert faults[1].endswith("Great Expectations has no such expectation")
+    assert "no column tokens; there are id, source" in faults[2]
+    assert "extra fields not permitted" in faults[3]
+    assert not workspace.quarantine.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("{a: 1}", "found dict, wanted a list"), ("- {", "not YAML"), (None, "no such file")]
+)
+def test_a_file_that_holds_no_expectations_is_named(workspace: Workspace, params: Params, text: str | None, wanted: str) -> None:
+    if text:
+        (workspace.data / "raw/own.yaml").write_text(text)
+    write_raw(workspace, good_rows(5))
+    with pytest.raises(DataError, match=rf"own\.yaml: {wanted}"):
+        run(workspace, params, expectations="data/raw/own.yaml")
+
+
+def test_what_stands_before_the_end_of_a_broken_file_counts(workspace: Workspace, params: Params) -> None:
+    write_raw(workspace, good_rows(5))
+    rows = [json.loads(row) | {"id": f"cut-{number}"} for number, row in enumerate(good_rows(3))]
+    (workspace.data / "raw/cut.json").write_text(json.dumps(rows)[:-40])
+    with pytest.raises(
+        DataError, match=r"data/raw: 1 files could not be read to the end\n1 unreadable, first data/raw/cut.json:3: "
+    ):
+        run(workspace, params, min_accepted=1)
+    report = run(workspace, params, min_accepted=1, max_unreadable_files=1)
+    assert (report.n_raw, report.n_accepted, report.reasons) == (8, 7, {"unreadable": 1})
+    (row,) = read_quarantine(workspace)
+    assert (row["file"], row["line"], row["reason"]) == ("data/raw/cut.json", 3, "unreadable")
+    assert "data/raw/cut.json" not in report.raw_files
+
+
+def test_several_processes_leave_the_same_bytes_as_one(
+    default_run: tuple[Workspace, ValidationReport], tmp_path: Path, base: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks import validate as stage
+
+    monkeypatch.setattr(stage, "SMALL", 0)
+    monkeypatch.setattr(stage, "CHUNK", 50)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    workspace = make_workspace(tmp_path / "several", base)
+    shutil.copytree(ROOT / "data/raw", workspace.data / "raw", dirs_exist_ok=True)
+    assert run(workspace, params) == default_run[1]
+    assert tree_digest(workspace.data / "validated") == tree_digest(default_run[0].data / "validated")
+
+
+def test_without_guidelines_foreign_rows_are_accepted(workspace: Workspace, params: Params) -> None:
+    (workspace.data / "raw/pairs.csv").write_text(
+        "Q,A,label\n출출해,뭐라도 드세요.,0\n심심해요,게임은 어때요?,0\n", encoding="utf-8"
+    )
+    (workspace.data / "raw/dolly.json").write_text(
+        json.dumps([{"instruction": "Name it", "context": "A fruit", "response": "Apple"}])
+    )
+    section = params.validation.model_copy(update={"min_accepted": 1})
+    report = validate(section, None, workspace)
+    assert (report.n_raw, report.n_accepted) == (3, 3)
+    assert not any(result.column == "topic" and "set" in result.expectation for result in report.expectations)
+
+
 def test_markup_in_the_data_stays_text(workspace: Workspace, params: Params) -> None:
     topic = "<script src=https://evil.example/x.js></script>"
     policy = f"topics: {{'{topic}': {{category: warranty, must_say: [x], policy: y}}}}"

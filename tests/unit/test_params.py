@@ -272,6 +272,7 @@ def test_a_number_in_scientific_notation_is_written_as_a_number(params_yaml: Pat
         ({"gate.smoke.min_structure_rate": None}, "gate.smoke.min_structure_rate: a share where there are guidelines"),
         ({"guidelines.policy": "policy.yaml"}, "guidelines.policy must lie below validate.raw (data/raw)"),
         ({"guidelines.policy": "data/raw/../policy.yaml"}, "guidelines.policy must lie below validate.raw (data/raw)"),
+        ({"validate.expectations": "mine.yaml"}, "validate.expectations must lie below validate.raw (data/raw)"),
         ({"validate.raw": "elsewhere"}, "guidelines.policy must lie below validate.raw (elsewhere)"),
     ],
 )
