@@ -12,11 +12,11 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from tasks import text_faults
+from tasks import screening, text_faults
 from tasks.chat import Message
 from tasks.formats import as_conversation
 from tasks.guidelines import Policy, Reply, Rulebook, missing_facts
-from tasks.params import RowKey
+from tasks.params import RowKey, Screening
 from tasks.readers import RawLine
 
 ROW_KEYS = ("id", "topic", "messages")
@@ -40,7 +40,7 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A row that broke none. Category and priority are those of the last reply."""
+    """A row that broke none. Category and priority are those of the last reply; `masked` names the kinds of find in it."""
 
     id: str
     source: str
@@ -51,6 +51,7 @@ class Accepted:
     must_say: tuple[str, ...]
     messages: Messages
     reply_words: int
+    masked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,12 @@ class Rules:
     policy: Policy
     control_tokens: tuple[str, ...]
     max_length: int
+    screening: Screening
     columns: Mapping[RowKey, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what the libraries do not know before the first row is read."""
+        screening.check_screening(self.screening)
 
     @cached_property
     def control_pattern(self) -> re.Pattern[str] | None:
@@ -79,9 +85,11 @@ class Rules:
             row = as_conversation(json.loads(text), self.columns)
         except (ValueError, RecursionError) as error:
             return Quarantined(line.file, line.line, "not_json", str(error), text)
-        for reason, rule in RULES:
-            if detail := rule(row, self):
-                return Quarantined(line.file, line.line, reason, detail, text)
+        if broken := self._first_broken(row, RULES_BEFORE_MASKS):
+            return Quarantined(line.file, line.line, *broken, text)
+        row["messages"], masked = screening.mask_messages(row["messages"], self.screening)
+        if broken := self._first_broken(row, RULES_AFTER_MASKS):
+            return Quarantined(line.file, line.line, *broken, text)
         messages: Messages = [{"role": message["role"], "content": message["content"]} for message in row["messages"]]
         replies = [_parsed(message["content"], self) for message in messages if message["role"] == "assistant"]
         return Accepted(
@@ -94,7 +102,11 @@ class Rules:
             must_say=self.policy.topics[row["topic"]].must_say,
             messages=messages,
             reply_words=max(len(reply.body.split()) for reply in replies),
+            masked=masked,
         )
+
+    def _first_broken(self, row: Any, table: "RuleTable") -> tuple[str, str] | None:
+        return next(((reason, detail) for reason, rule in table if (detail := rule(row, self))), None)
 
 
 def judge_all(lines: Iterable[RawLine], rules: Rules, count_tokens: CountTokens) -> Iterator[Accepted | Quarantined]:
@@ -115,6 +127,7 @@ def judge_all(lines: Iterable[RawLine], rules: Rules, count_tokens: CountTokens)
 
 
 Rule = Callable[[Any, Rules], str | None]
+RuleTable = tuple[tuple[str, Rule], ...]
 
 
 def _not_an_object(row: Any, rules: Rules) -> str | None:
@@ -211,6 +224,10 @@ def _in_texts(find: Callable[[str], str | None]) -> Rule:
     return lambda row, rules: _first_fault(row, find)
 
 
+def _screened(find: Callable[[Messages, Screening], str | None]) -> Rule:
+    return lambda row, rules: find(row["messages"], rules.screening)
+
+
 def _control_token(row: Any, rules: Rules) -> str | None:
     def find(text: str) -> str | None:
         found = rules.control_pattern.search(text) if rules.control_pattern else None
@@ -219,8 +236,8 @@ def _control_token(row: Any, rules: Rules) -> str | None:
     return _first_fault(row, find)
 
 
-# In this order; each relies on those above it.
-RULES: tuple[tuple[str, Rule], ...] = (
+# In this order; each relies on those above it. A mask would look like a placeholder that nobody filled, and hide half a secret.
+RULES_BEFORE_MASKS: RuleTable = (
     ("bad_type", _not_an_object),
     ("missing_key", _missing_key),
     ("bad_type", _bad_type),
@@ -234,9 +251,15 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("encoding", _in_texts(text_faults.encoding)),
     ("control_token", _control_token),
     ("unfilled_template", _in_texts(text_faults.unfilled_template)),
-    ("personal_data", _in_texts(text_faults.personal_data)),
+    ("secret", _screened(screening.secret)),
+)
+RULES_AFTER_MASKS: RuleTable = (
+    ("personal_data", _screened(screening.personal_data)),
+    ("boilerplate", _screened(screening.boilerplate)),
+    ("wrong_language", _screened(screening.wrong_language)),
     ("unknown_topic", _unknown_topic),
     ("format", _format),
     ("wrong_category", _wrong_category),
     ("policy_contradiction", _policy_contradiction),
 )
+RULES = RULES_BEFORE_MASKS + RULES_AFTER_MASKS

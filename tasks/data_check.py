@@ -64,7 +64,7 @@ def check_files(paths: Sequence[Path], params: Params, workspace: Workspace) -> 
         known = control_tokens(tokenizer)
         count = partial(count_tokens, tokenizer=tokenizer)
     section = params.validation
-    rules = Rules(Rulebook(params.guidelines), policy, known, section.max_length, section.columns)
+    rules = Rules(Rulebook(params.guidelines), policy, known, section.max_length, section, section.columns)
     for path in _files(paths):
         found = FileCheck(str(path))
         for verdict in judge_all(_until_error(path, found), rules, count):

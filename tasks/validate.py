@@ -47,14 +47,16 @@ def validate(section: Validate, guidelines: Guidelines, workspace: Workspace) ->
     folder = workspace.root / section.raw
     paths = readers.find_raw_files(folder)
     tokenizer = load_tokenizer(workspace.base)
-    rules = conversations.Rules(Rulebook(guidelines), policy, control_tokens(tokenizer), section.max_length, section.columns)
+    control = control_tokens(tokenizer)
+    rules = conversations.Rules(Rulebook(guidelines), policy, control, section.max_length, section, section.columns)
 
     digests: dict[str, str] = {}
     lines = (line for path in paths for line in _read(workspace, path, digests))
     quarantined: list[Quarantined] = []
     features: dict[str, list[str | int | float]] = {name: [] for name in FEATURES}
     verdicts = conversations.judge_all(lines, rules, partial(count_tokens, tokenizer=tokenizer))
-    write_accepted(workspace.accepted, _split(verdicts, quarantined, features))
+    masked: Counter[str] = Counter()
+    write_accepted(workspace.accepted, _split(verdicts, quarantined, features, masked))
     write_jsonl(workspace.quarantine, map(asdict, quarantined))
 
     n_accepted, n_raw = len(features["id"]), len(features["id"]) + len(quarantined)
@@ -73,6 +75,7 @@ def validate(section: Validate, guidelines: Guidelines, workspace: Workspace) ->
         n_accepted=n_accepted,
         n_quarantined=len(quarantined),
         reasons=dict(_reasons(quarantined)),
+        masked=dict(sorted(masked.items())),
         expectations=expectations,
         accepted_sha256=sha256_file(workspace.accepted),
         quarantine_sha256=sha256_file(workspace.quarantine),
@@ -118,9 +121,12 @@ def _read(workspace: Workspace, path: Path, digests: dict[str, str]) -> Iterator
 
 
 def _split(
-    verdicts: Iterable[Accepted | Quarantined], quarantined: list[Quarantined], features: dict[str, list[str | int | float]]
+    verdicts: Iterable[Accepted | Quarantined],
+    quarantined: list[Quarantined],
+    features: dict[str, list[str | int | float]],
+    masked: Counter[str],
 ) -> Iterator[Accepted]:
-    """Pass the accepted rows on; the others go to `quarantined`, and the scalars of the accepted ones to `features`."""
+    """Pass the accepted rows on, their scalars to `features` and their masks to `masked`; the others go to `quarantined`."""
     for row in verdicts:
         if isinstance(row, Quarantined):
             quarantined.append(row)
@@ -141,6 +147,7 @@ def _split(
         }
         for name, value in values.items():
             features[name].append(value)
+        masked.update(row.masked)
         yield row
 
 
