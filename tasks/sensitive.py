@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from tasks.errors import ParamsError
+from tasks.text_faults import LETTER
 
 Kind = Literal["SECRET", "EMAIL", "IBAN", "CARD", "PHONE"]
 Span = tuple[int, int]
@@ -30,13 +31,11 @@ NAMES: dict[Kind, str] = {
     "PHONE": "a phone number",
 }
 
-# A letter or digit of a script with blanks between its words. In Korean, Japanese and Chinese a number or an address may well
-# touch the words around it, so these do not count as its continuation.
-_LETTER = r"[^\W\u1100-\u11ff\u2e80-\uffdc]"
-_START, _END = rf"(?<!{_LETTER})", rf"(?!{_LETTER})"
+# In Korean, Japanese and Chinese a number or an address may well touch the words around it.
+_START, _END = rf"(?<!{LETTER})", rf"(?!{LETTER})"
 
 # RFC 5321 allows 64 characters before the @; the last label is a word, which "3 pieces@4.50" has not.
-_EMAIL = re.compile(rf"(?:{_LETTER}|[.+-]){{1,64}}@(?:{_LETTER}|-)+(?:\.(?:{_LETTER}|-)+)*\.(?![0-9_]){_LETTER}{{2,}}")
+_EMAIL = re.compile(rf"(?:{LETTER}|[.+-]){{1,64}}@(?:{LETTER}|-)+(?:\.(?:{LETTER}|-)+)*\.(?![0-9_]){LETTER}{{2,}}")
 
 # The cheap test before all numbers: no IBAN, card or phone number has fewer digits, or more than a few signs between two.
 _MANY_DIGITS = re.compile(r"\d(?:[^\w\n]{0,4}\d){6}")
@@ -82,11 +81,11 @@ _SECRETS = {
         "xox": r"xox[abeoprs]-[A-Za-z0-9-]{10,}",  # Slack: tokens
         "xapp-": r"xapp-[A-Za-z0-9-]{10,}",
         "hooks.slack.com/": r"hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9/_-]{20,}",
-        "sk-": r"sk-(?=[A-Za-z_-]*[0-9])(?=[a-z0-9_-]*[A-Z])[A-Za-z0-9_-]{20,}",  # OpenAI, Anthropic and others after them
+        "sk-": r"sk-(?=[A-Za-z_-]{0,99}[0-9])(?=[a-z0-9_-]{0,99}[A-Z])[A-Za-z0-9_-]{20,}",  # OpenAI, Anthropic, others
         "k_live_": r"[sr]k_live_[A-Za-z0-9]{16,}",  # Stripe
         "npm_": r"npm_[A-Za-z0-9]{36,}",
         "pypi-": r"pypi-[A-Za-z0-9_-]{50,}",
-        "eyJ": r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]+",  # JWT, RFC 7519
+        "eyJ": r"eyJ[A-Za-z0-9_-]{10,999}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]+",  # JWT, RFC 7519
         # RFC 7468 and OpenPGP; up to its end, or to the end of the text where that was cut off.
         "PRIVATE KEY": r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----[\s\S]*?(?:-----END [A-Z0-9 ]*-----|\Z)",
         # RFC 3986, user information; brackets of any kind are not allowed in it, so they tell of a placeholder.

@@ -5,6 +5,9 @@ import unicodedata
 from collections.abc import Iterable
 from functools import cache
 
+# A letter or digit of a script with blanks between its words, so not of Korean, Japanese or Chinese.
+LETTER = r"[^\W\u1100-\u11ff\u2e80-\uffdc]"
+
 _BLANK = {"Zs", "Zl", "Zp", "Cc", "Cf"}
 _BROKEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd-\uffff]")
 # UTF-8 read as cp1252: a lead byte and its continuation as that code page shows them. Closing punctuation counts as one only
@@ -62,4 +65,4 @@ def _joined(phrase: str) -> str:
 
 @cache
 def _begins_a_word(phrase: str) -> re.Pattern[str]:
-    return re.compile(r"(?<![^\W\u1100-\u11ff\u2e80-\uffdc])" + r"\s*".join(map(re.escape, _joined(phrase))))
+    return re.compile(rf"(?<!{LETTER})" + r"\s*".join(map(re.escape, _joined(phrase))))
