@@ -13,12 +13,12 @@ from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
-from tasks import text_faults
+from tasks import screening, text_faults
 from tasks.chat import Message, Tokens
 from tasks.formats import as_conversation
 from tasks.guidelines import Policy, Reply, Rulebook, missing_facts
 from tasks.normalisation import hash_messages
-from tasks.params import RowKey
+from tasks.params import RowKey, Screening
 from tasks.readers import RawLine
 
 ROLES = ("system", "user", "assistant")
@@ -44,7 +44,8 @@ class Accepted:
     """A row that broke none.
 
     Topic, category and priority (those of the last reply) are empty without guidelines. `prompt_hash` is that of all messages
-    before the last reply, `content_hash` that of all. Tokens and labels are empty without a tokenizer.
+    before the last reply, `content_hash` that of all. `masked` names the kinds of find in it. Tokens and labels are empty without
+    a tokenizer.
     """
 
     id: str
@@ -58,6 +59,7 @@ class Accepted:
     reply_words: int
     prompt_hash: str
     content_hash: str
+    masked: tuple[str, ...] = ()
     input_ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
 
@@ -69,7 +71,12 @@ class Rules:
     guidelines: tuple[Rulebook, Policy] | None
     control_tokens: tuple[str, ...]
     max_length: int
+    screening: Screening
     columns: Mapping[RowKey, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what the libraries do not know before the first row is read."""
+        screening.check_screening(self.screening)
 
     @property
     def row_keys(self) -> dict[str, type]:
@@ -77,11 +84,11 @@ class Rules:
         return {"id": str, **({"topic": str} if self.guidelines else {}), "messages": list}
 
     @cached_property
-    def order(self) -> tuple[tuple[str, "Rule"], ...]:
-        """The rules that apply, with their codes."""
-        return (
-            (*RULES, *((code, partial(rule, *self.guidelines)) for code, rule in GUIDELINE_RULES)) if self.guidelines else RULES
-        )
+    def after_masks(self) -> "RuleTable":
+        """The rules that see masked texts, those of the guidelines last."""
+        if self.guidelines is None:
+            return RULES_AFTER_MASKS
+        return (*RULES_AFTER_MASKS, *((code, partial(rule, *self.guidelines)) for code, rule in GUIDELINE_RULES))
 
     @cached_property
     def control_pattern(self) -> re.Pattern[str] | None:
@@ -98,12 +105,14 @@ class Rules:
             row = as_conversation(json.loads(text), self.columns)
         except (ValueError, RecursionError) as error:
             return Quarantined(line.file, line.line, "not_json", str(error), line.data)
-        for reason, rule in self.order:
-            if detail := rule(row, self):
-                return Quarantined(line.file, line.line, reason, detail, line.data)
-        return self._accept(row, line)
+        if broken := self._first_broken(row, RULES_BEFORE_MASKS):
+            return Quarantined(line.file, line.line, *broken, line.data)
+        row["messages"], masked = screening.mask_messages(row["messages"], self.screening)
+        if broken := self._first_broken(row, self.after_masks):
+            return Quarantined(line.file, line.line, *broken, line.data)
+        return self._accept(row, masked, line)
 
-    def _accept(self, row: Any, line: RawLine) -> Accepted:
+    def _accept(self, row: Any, masked: tuple[str, ...], line: RawLine) -> Accepted:
         messages: Messages = [{"role": message["role"], "content": message["content"]} for message in row["messages"]]
         replies = [message["content"] for message in messages if message["role"] == "assistant"]
         topic = category = priority = ""
@@ -126,7 +135,11 @@ class Rules:
             reply_words=max(len(reply.split()) for reply in replies),
             prompt_hash=hash_messages(messages[:-1]),
             content_hash=hash_messages(messages),
+            masked=masked,
         )
+
+    def _first_broken(self, row: Any, table: "RuleTable") -> tuple[str, str] | None:
+        return next(((reason, detail) for reason, rule in table if (detail := rule(row, self))), None)
 
 
 def judge_all(lines: Iterable[RawLine], rules: Rules, encode: Encode | None) -> Iterator[Accepted | Quarantined]:
@@ -149,6 +162,7 @@ def judge_all(lines: Iterable[RawLine], rules: Rules, encode: Encode | None) -> 
 
 
 Rule = Callable[[Any, Rules], str | None]
+RuleTable = tuple[tuple[str, Rule], ...]
 
 
 def _not_an_object(row: Any, rules: Rules) -> str | None:
@@ -245,6 +259,10 @@ def _in_texts(find: Callable[[str], str | None]) -> Rule:
     return lambda row, rules: _first_fault(row, find)
 
 
+def _screened(find: Callable[[Messages, Screening], str | None]) -> Rule:
+    return lambda row, rules: find(row["messages"], rules.screening)
+
+
 def _control_token(row: Any, rules: Rules) -> str | None:
     def find(text: str) -> str | None:
         found = rules.control_pattern.search(text) if rules.control_pattern else None
@@ -253,8 +271,8 @@ def _control_token(row: Any, rules: Rules) -> str | None:
     return _first_fault(row, find)
 
 
-# In this order; each relies on those above it.
-RULES: tuple[tuple[str, Rule], ...] = (
+# In this order; each relies on those above it. A mask would look like a placeholder that nobody filled, and hide half a secret.
+RULES_BEFORE_MASKS: RuleTable = (
     ("bad_type", _not_an_object),
     ("missing_key", _missing_key),
     ("bad_type", _bad_type),
@@ -268,7 +286,12 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("encoding", _in_texts(text_faults.encoding)),
     ("control_token", _control_token),
     ("unfilled_template", _in_texts(text_faults.unfilled_template)),
-    ("personal_data", _in_texts(text_faults.personal_data)),
+    ("secret", _screened(screening.secret)),
+)
+RULES_AFTER_MASKS: RuleTable = (
+    ("personal_data", _screened(screening.personal_data)),
+    ("boilerplate", _screened(screening.boilerplate)),
+    ("wrong_language", _screened(screening.wrong_language)),
 )
 # After those, where there are guidelines.
 GUIDELINE_RULES: tuple[tuple[str, Callable[[Rulebook, Policy, Any, Rules], str | None]], ...] = (
@@ -277,3 +300,4 @@ GUIDELINE_RULES: tuple[tuple[str, Callable[[Rulebook, Policy, Any, Rules], str |
     ("wrong_category", _wrong_category),
     ("policy_contradiction", _policy_contradiction),
 )
+RULES = RULES_BEFORE_MASKS + RULES_AFTER_MASKS

@@ -61,6 +61,7 @@ def check_files(paths: Sequence[Path], params: Params, workspace: Workspace) -> 
         (Rulebook(guidelines), load_policy(workspace.root / guidelines.policy)) if guidelines else None,
         control_tokens(tokenizer) if tokenizer else (),
         section.max_length,
+        section,
         section.columns,
     )
     encoder = Encoder(tokenizer) if tokenizer else None

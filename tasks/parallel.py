@@ -4,6 +4,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any, TypeVar
 
 from tasks.process import on_parent_death
@@ -47,14 +48,15 @@ def map_ordered(
         pool.shutdown(cancel_futures=True)
 
 
-_function: Callable[[Any], Any]
+_made: Callable[[], Callable[[Any], Any]]
 
 
 def _set_up(make: Callable[[], Callable[[Any], Any]]) -> None:
-    global _function
+    """Remember how; an error of making it is for the first call, since one in here would only break the pool."""
+    global _made
     on_parent_death(signal.SIGKILL)
-    _function = make()
+    _made = cache(make)
 
 
 def _call(item: Any) -> Any:
-    return _function(item)
+    return _made()(item)

@@ -19,6 +19,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RowKey = Literal["messages", "prompt", "completion", "system", "id", "topic", "group"]
 CountFrom1 = Annotated[int, Field(ge=1)]
 RelativePath = Annotated[str, Field(min_length=1)]
+Handling = Literal["quarantine", "mask", "allow"]
 
 
 GUIDELINE_METRICS = ("guideline_score", "structure", "category", "priority", "policy_facts", "reply_loss")
@@ -60,7 +61,23 @@ class FolderBase(Section):
     sha256: Sha256 = Field(description="of model.safetensors")
 
 
-class Validate(Section):
+class Screening(Section):
+    """What may not stand in a text; a part of `validate`."""
+
+    personal_data: Handling = Field(description="e-mail addresses, IBANs, card and phone numbers; mask: [EMAIL] in their place")
+    secrets: Handling = Field(description="API keys, tokens, private keys, passwords in URLs; mask: [SECRET] in their place")
+    phone_regions: tuple[Annotated[str, Field(pattern=r"^[A-Z]{2}$")], ...] = Field(
+        description="ISO 3166 codes of countries whose phone numbers are also found without + and country code"
+    )
+    boilerplate: tuple[Annotated[str, Field(pattern=r"\S")], ...] = Field(
+        description="phrases that no reply may contain, whatever their case, blanks and apostrophes"
+    )
+    language: Annotated[str, Field(pattern=r"^[a-z]{2}$")] | None = Field(
+        description="ISO 639-1 code that every row must be in if it is certain; null: any"
+    )
+
+
+class Validate(Screening):
     raw: RelativePath = Field(description="folder of JSONL, JSON, CSV, TSV or Parquet files, also packed with gzip or Zstandard")
     expectations: RelativePath | None = Field(
         description="YAML below validate.raw: expectations of yours on the accepted rows, a list of {type, kwargs, severity}"

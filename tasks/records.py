@@ -84,21 +84,24 @@ class ExpectationResult(Record):
 
 
 class ValidationReport(Record):
-    """Of `validate`. n_raw = n_accepted + n_quarantined = sum over reasons + n_accepted."""
+    """Of `validate`. n_raw = n_accepted + n_quarantined = sum over reasons + n_accepted; `masked`: kind -> accepted rows."""
 
     raw_files: dict[str, str]
     n_raw: int
     n_accepted: int
     n_quarantined: int
     reasons: dict[str, int]
+    masked: dict[str, int]
     expectations: list[ExpectationResult]
     tokenizer_digest: str
     accepted_sha256: str
     quarantine_sha256: str
 
     def summary(self) -> str:
+        masked = "".join(f", {rows} with a masked {kind}" for kind, rows in self.masked.items())
         return (
-            f"{self.n_raw} raw rows: {self.n_accepted} accepted, {self.n_quarantined} quarantined ({len(self.reasons)} reasons)"
+            f"{self.n_raw} raw rows: {self.n_accepted} accepted{masked}, {self.n_quarantined} quarantined "
+            f"({len(self.reasons)} reasons)"
         )
 
 

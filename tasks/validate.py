@@ -8,6 +8,7 @@ tokenised; quarantine/REASON.jsonl; data_docs/index.html) and, last and only if 
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -62,12 +63,14 @@ def validate(section: Validate, guidelines: Guidelines | None, workspace: Worksp
     judge = partial(_Judge, section, guidelines, policy, workspace.base)
     processes = 1 if sum(path.stat().st_size for path in paths) <= SMALL else None
     digests: dict[str, str] = {}
+    masked: Counter[str] = Counter()
     quarantine = Quarantine(workspace.quarantine)
     with quarantine, TableWriter(workspace.accepted, schema()) as accepted:
         progress = Progress("validated")
         for judged in map_ordered(judge, _chunks(workspace, paths, digests), processes):
             quarantine.add(judged.quarantined)
             accepted.write(judged.accepted)
+            masked.update(judged.masked)
             progress.add(judged.accepted.num_rows + len(judged.quarantined))
         progress.end()
 
@@ -91,6 +94,7 @@ def validate(section: Validate, guidelines: Guidelines | None, workspace: Worksp
         n_accepted=accepted.rows,
         n_quarantined=quarantine.rows,
         reasons=dict(quarantine.counts.most_common()),
+        masked=dict(sorted(masked.items())),
         expectations=results,
         tokenizer_digest=sha256_json({name: sha256_file(base / name) for name in _TOKENIZER_FILES if (base / name).is_file()}),
         accepted_sha256=sha256_file(workspace.accepted),
@@ -101,6 +105,7 @@ def validate(section: Validate, guidelines: Guidelines | None, workspace: Worksp
 @dataclass(frozen=True, slots=True)
 class _Judged:
     accepted: "pa.Table"
+    masked: list[str]
     quarantined: list[Quarantined]
 
 
@@ -110,7 +115,7 @@ class _Judge:
     def __init__(self, section: Validate, guidelines: Guidelines | None, policy: Policy | None, base: Path) -> None:
         tokenizer = load_tokenizer(base)
         known = (Rulebook(guidelines), policy) if guidelines and policy else None
-        self._rules = Rules(known, control_tokens(tokenizer), section.max_length, section.columns)
+        self._rules = Rules(known, control_tokens(tokenizer), section.max_length, section, section.columns)
         self._encoder = Encoder(tokenizer)
 
     def __call__(self, lines: list[RawLine | Quarantined]) -> _Judged:
@@ -119,7 +124,7 @@ class _Judge:
         raw = (line for line in lines if isinstance(line, RawLine))
         for verdict in judge_all(raw, self._rules, self._encoder):
             (accepted if isinstance(verdict, Accepted) else quarantined).append(verdict)  # type: ignore[arg-type]
-        return _Judged(to_table(accepted), quarantined)
+        return _Judged(to_table(accepted), [kind for row in accepted for kind in row.masked], quarantined)
 
 
 def _chunks(workspace: Workspace, paths: Iterable[Path], digests: dict[str, str]) -> Iterator[list[RawLine | Quarantined]]:

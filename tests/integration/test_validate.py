@@ -111,6 +111,24 @@ def test_no_row_is_lost(default_run: tuple[Workspace, ValidationReport]) -> None
     assert report.n_raw == report.n_accepted + sum(report.reasons.values())
 
 
+def test_masked_rows_are_accepted_and_counted_and_the_find_is_nowhere(tmp_path: Path, base: Path, params: Params) -> None:
+    import pyarrow.parquet as pq
+
+    workspace = make_workspace(tmp_path, base)
+    shutil.copytree(ROOT / "data/raw", workspace.data / "raw", dirs_exist_ok=True)
+    digests = tree_digest(workspace.data / "raw")
+    report = run(workspace, params, personal_data="mask")
+    assert report.masked == {"CARD": 1, "EMAIL": 1, "IBAN": 1, "PHONE": 1}
+    assert "personal_data" not in report.reasons
+    assert tree_digest(workspace.data / "raw") == digests
+    rows = {row["source"]: row["messages"] for row in pq.read_table(workspace.accepted).to_pylist()}
+    labels = json.loads((ROOT / "tests/data/defects.json").read_text())["data/raw/inbox.jsonl"]
+    texts = [str(rows[f"data/raw/inbox.jsonl:{line}"]) for line, reason in labels.items() if reason == "personal_data"]
+    assert [re.findall(r"\[[A-Z]+\]", text) for text in texts] == [["[IBAN]"], ["[EMAIL]", "[PHONE]"], ["[CARD]"]]
+    for find in ("DE89370400440532013000", "m.tellbrook", "901820", "4111"):
+        assert find not in workspace.record("validate").read_text() + str(rows) + workspace.quarantine.read_text()
+
+
 def test_the_record_describes_what_lies_on_disk(default_run: tuple[Workspace, ValidationReport]) -> None:
     workspace, report = default_run
     assert ValidationReport.read(workspace.record("validate")) == report

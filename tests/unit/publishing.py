@@ -62,6 +62,7 @@ def approve(workspace: Workspace, weights: bytes, champion: Pointer | None, verd
         n_accepted=549,
         n_quarantined=71,
         reasons={"no_reply": 70, "too_long": 1},
+        masked={},
         expectations=[],
         accepted_sha256=sha("accepted"),
         tokenizer_digest=sha("tokenizer"),

@@ -31,6 +31,7 @@ PURE = {
     "formats",
     "integrity",
     "item_scores",
+    "language",
     "lm",
     "local_registry",
     "model_card",
@@ -42,6 +43,8 @@ PURE = {
     "readers",
     "registry",
     "repro",
+    "screening",
+    "sensitive",
     "statistics",
     "suites",
     "tables",
@@ -67,6 +70,9 @@ HEAVY = {
     "pandas",
     "numpy",
     "ijson",
+    "phonenumbers",
+    "stdnum",
+    "py3langid",
 }
 
 # The stages of dvc.yaml in order, with their places in a workspace. `push` is not one: `dvc repro` must never publish.
@@ -193,7 +199,7 @@ def test_what_is_imported_is_declared() -> None:
     """Each library is a dependency of ours, not only of somebody else's."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[<>=!~\[; ]", line)[0].lower().replace("-", "_") for line in project["dependencies"]}
-    distributions = {"yaml": "pyyaml", "ruamel": "ruamel.yaml"}
+    distributions = {"yaml": "pyyaml", "ruamel": "ruamel.yaml", "stdnum": "python_stdnum"}
     for package in ("tasks", "flows"):
         for module, path in module_paths(package).items():
             others = tops(imports_of(path)) - set(sys.stdlib_module_names) - {"tasks", "flows", "__future__"}

@@ -1,6 +1,7 @@
 """One row at a time: which rule a row breaks, and that no row is lost."""
 
 import json
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from tasks import text_faults
 from tasks.chat import Tokens
 from tasks.conversations import Accepted, Messages, Quarantined, Rules, judge_all
+from tasks.errors import ParamsError
 from tasks.guidelines import Policy, Rulebook, Topic
 from tasks.normalisation import hash_messages
-from tasks.params import Guidelines
+from tasks.params import Guidelines, Screening
 from tasks.readers import RawLine
 
 RULEBOOK = Rulebook(
@@ -26,11 +28,20 @@ RULEBOOK = Rulebook(
     )
 )
 POLICY = Policy(topics={"refund-time": Topic(category="refunds", must_say=("5 days",), policy="It takes 5 days.")})
+SCREENING = Screening(
+    personal_data="quarantine",
+    secrets="quarantine",
+    phone_regions=("DE", "GB", "KR", "US"),
+    boilerplate=("As an AI language model",),
+    language=None,
+)
 RULES = Rules(
     (RULEBOOK, POLICY),
     ("<|im_start|>", "<|im_end|>"),
     max_length=30,
+    screening=SCREENING,
 )
+SECRET = "hf_" + "aBcDeFgHiJ" * 4
 REPLY = "[refunds | low]\nIt takes 5 days."
 TURNS: Messages = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": REPLY}]
 
@@ -45,8 +56,10 @@ def line_of(row: Any) -> bytes:
     return row if isinstance(row, bytes) else json.dumps(row).encode()
 
 
-def judge(row: Any) -> Accepted | Quarantined:
-    (verdict,) = judge_all([RawLine("raw.jsonl", 7, line_of(row))], RULES, encode)
+def judge(row: Any, **screening: Any) -> Accepted | Quarantined:
+    """By RULES as a worker process gets them, with another screening."""
+    rules = pickle.loads(pickle.dumps(replace(RULES, screening=SCREENING.model_copy(update=screening))))
+    (verdict,) = judge_all([RawLine("raw.jsonl", 7, line_of(row))], rules, encode)
     return verdict
 
 
@@ -130,6 +143,9 @@ def test_only_the_last_reply_must_name_category_and_facts() -> None:
         ("control_token", said(("system", "<|im_start|>"), ("user", "Hi"), ("assistant", REPLY)), "message 1 (system)"),
         ("unfilled_template", replied("[refunds | low]\nDear {{name}}, 5 days."), "{{name}}"),
         ("personal_data", asked("I am a.b@example.com"), "message 1 (user): an e-mail address"),
+        ("secret", asked("I use https://ann:hunter2@shop.example"), "message 1 (user): a key, token or password"),
+        ("secret", said(("system", SECRET), ("user", "Hi"), ("assistant", REPLY)), "message 1 (system)"),
+        ("boilerplate", replied("As an AI language model I know: 5 days."), "message 2 (assistant): contains 'As an AI"),
         ("unknown_topic", said(*[("user", "When?"), ("assistant", REPLY)], topic="refund"), "'refund'"),
         ("format", replied("It takes 5 days."), "message 2: the reply does not match"),
         ("format", replied("[refunds | high]\nIt takes 5 days."), "does not match"),
@@ -147,6 +163,58 @@ def test_the_first_broken_rule_names_the_row(reason: str, row: Any, detail: str)
     assert (verdict.reason, verdict.file, verdict.line) == (reason, "raw.jsonl", 7)
     assert detail in verdict.detail
     assert verdict.raw == line_of(row)
+
+
+def test_boilerplate_in_a_question_is_not_minded() -> None:
+    assert isinstance(judge(asked("Do you talk as an AI language model?")), Accepted)
+
+
+def test_a_masked_row_is_accepted_with_the_kinds() -> None:
+    row = said(("user", f"a.b@example.com, c@example.com, {SECRET}"), ("assistant", f"{REPLY} Ring +49 30 901820."))
+    verdict = judge(row, personal_data="mask", secrets="mask")
+    assert isinstance(verdict, Accepted)
+    assert verdict.masked == ("EMAIL", "PHONE", "SECRET")
+    assert [message["content"] for message in verdict.messages] == ["[EMAIL], [EMAIL], [SECRET]", f"{REPLY} Ring [PHONE]."]
+
+
+def test_a_mask_comes_before_the_rules_of_content() -> None:
+    verdict = judge(replied("[refunds | low]\nWrite within 5 days@example.com."), personal_data="mask")
+    assert isinstance(verdict, Quarantined)
+    assert verdict.reason == "policy_contradiction"
+
+
+@pytest.mark.parametrize("personal_data", ["mask", "allow"])
+def test_a_secret_is_not_hidden_by_a_mask_of_personal_data(personal_data: str) -> None:
+    verdict = judge(asked("see https://ann:hunter2@shop.example"), personal_data=personal_data)
+    assert isinstance(verdict, Quarantined)
+    assert verdict.reason == "secret"
+
+
+def test_what_is_allowed_stays_as_it_is() -> None:
+    text = f"a.b@example.com {SECRET}"
+    verdict = judge(asked(text), personal_data="allow", secrets="allow")
+    assert isinstance(verdict, Accepted)
+    assert (verdict.messages[0]["content"], verdict.masked) == (text, ())
+
+
+def test_a_row_of_another_language_is_quarantined() -> None:
+    verdict = judge(asked("주문한 상품은 언제쯤 도착하나요? 아직 배송 문자를 받지 못했습니다."), language="en")
+    assert isinstance(verdict, Quarantined)
+    assert (verdict.reason, verdict.detail) == ("wrong_language", "the text is of language ko, wanted en (validate.language)")
+
+
+def test_the_system_message_does_not_tell_the_language() -> None:
+    english = ("system", "You are the support assistant of a shop. Be friendly, brief and to the point, whatever is asked.")
+    korean = [("user", "주문을 취소하고 싶습니다."), ("assistant", "네, 바로 취소해 드리겠습니다.")]
+    verdict = judge(said(english, *korean), language="ko")
+    assert isinstance(verdict, Quarantined)
+    assert verdict.reason == "format"
+
+
+@pytest.mark.parametrize(("change", "found"), [({"phone_regions": ("UK",)}, "'UK'"), ({"language": "xx"}, "'xx', wanted null")])
+def test_a_country_or_language_that_is_not_known_is_refused_at_once(change: dict[str, Any], found: str) -> None:
+    with pytest.raises(ParamsError, match=found):
+        judge(asked("Hi"), **change)
 
 
 def test_without_control_tokens_none_is_found() -> None:
@@ -185,41 +253,21 @@ def test_no_placeholder(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"),
+    ("text", "found"),
     [
-        ("an e-mail address", "write to m.tell+x@mail.example.co.uk."),
-        ("an IBAN", "to DE89370400440532013000, please"),
-        ("an IBAN", "DE89 3704 0044 0532 0130 00 ASAP"),
-        ("an IBAN", "GB82WEST12345698765432"),
-        ("a card number", "4111 1111 1111 1111"),
-        ("a card number", "5500-0000-0000-0004"),
-        ("a card number", "it is 378282246310005."),
-        ("a phone number", "+49 30 901820"),
-        ("a phone number", "ring 0049 30/901820"),
-        ("a phone number", "07700 900123"),
-        ("a phone number", "(555) 123-4567"),
+        ("As an AI language model, I cannot know.", True),
+        ("Well, as  an\nai LANGUAGE model …", True),
+        ("It has an AI language model.", False),
+        ("I’m sorry, but I cannot do that.", True),
+        ("I'm sorry, but I can do that.", False),
+        ("저는 AI 언어모델이라서 알 수 없어요.", True),
+        ("안녕하세요.저는AI 언어 모델입니다.", True),
+        ("저는 언어를 배우는 학생입니다.", False),
     ],
 )
-def test_personal_data_are_found_but_not_repeated(kind: str, text: str) -> None:
-    assert text_faults.personal_data(text) == kind
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "goods 56 + delivery 4.90 = 60.90",
-        "2024-11-18 03:12:44,187",
-        "order 4111111111111112",
-        "tracking 1234567890123456",
-        "18-11-2024, 3 to 5 working days, 0.50 euros",
-        "DE89370400440532013001",
-        "we meet @ 5",
-        "my address ends in .con instead of .com",
-        "item 4006381333931",
-    ],
-)
-def test_no_personal_data(text: str) -> None:
-    assert text_faults.personal_data(text) is None
+def test_a_phrase_is_found_whatever_its_blanks_case_and_apostrophes(text: str, found: bool) -> None:
+    phrases = ("As an AI language model", "I'm sorry, but I cannot", "저는 AI 언어 모델")
+    assert bool(text_faults.phrase(text, phrases)) is found
 
 
 @pytest.mark.parametrize("text", ["GewÃ¼rzmÃ¼hle", "cafÃ©", "Ã–l", "â‚¬ 5", "ðŸ™‚", "ÐŸÑ€Ð¸", "5Â°"])

@@ -26,6 +26,12 @@ def test_an_error_comes_in_its_place(processes: int) -> None:
         next(results)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_error_of_making_the_function_is_itself(processes: int) -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(map_ordered(partial(operator.floordiv, 1, 0), range(5), processes))
+
+
 def test_items_are_read_only_a_little_ahead() -> None:
     read = []
 

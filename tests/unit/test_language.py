@@ -1,0 +1,31 @@
+"""Which texts are of another language than the declared one."""
+
+import pytest
+
+from tasks.language import other_language
+
+TEXTS = {
+    "en": "Where is my order? I have been waiting for two weeks now.",
+    "de": "Wo bleibt meine Bestellung? Ich warte schon seit zwei Wochen.",
+    "fr": "Bonjour, je voudrais savoir quand mon colis va enfin arriver.",
+    "ko": "주문한 상품은 언제쯤 도착하나요?",
+    "ja": "注文をキャンセルしたいのですが、どうすればいいですか。",
+    "zh": "我想取消我的订单，请问怎么办理？我已经等了两个星期了。",
+    "ru": "Где мой заказ? Я жду уже две недели.",
+}
+
+
+@pytest.mark.parametrize("spoken", TEXTS)
+@pytest.mark.parametrize("declared", ["en", "ko"])
+def test_a_text_is_told_by_its_language(spoken: str, declared: str) -> None:
+    assert other_language(TEXTS[spoken], declared) == (None if spoken == declared else spoken)
+
+
+@pytest.mark.parametrize("declared", ["en", "ko"])
+@pytest.mark.parametrize("text", ["", "4711-2210", "12,900원", "ok merci", "네, 감사", "SELECT * FROM users WHERE id=1", "🙂🙂"])
+def test_short_or_ambiguous_texts_pass(text: str, declared: str) -> None:
+    assert other_language(text, declared) is None
+
+
+def test_foreign_words_in_a_text_do_not_count() -> None:
+    assert other_language("Order ID A-123, Quillmere support: 배송은 언제 오나요? 아직 문자를 받지 못했어요.", "ko") is None
