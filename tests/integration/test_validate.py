@@ -126,7 +126,7 @@ def test_masked_rows_are_accepted_and_counted_and_the_find_is_nowhere(tmp_path: 
     texts = [str(rows[f"data/raw/inbox.jsonl:{line}"]) for line, reason in labels.items() if reason == "personal_data"]
     assert [re.findall(r"\[[A-Z]+\]", text) for text in texts] == [["[IBAN]"], ["[EMAIL]", "[PHONE]"], ["[CARD]"]]
     for find in ("DE89370400440532013000", "m.tellbrook", "901820", "4111"):
-        assert find not in workspace.record("validate").read_text() + str(rows) + workspace.quarantine.read_text()
+        assert find not in workspace.record("validate").read_text() + str(rows) + str(read_quarantine(workspace))
 
 
 def test_the_record_describes_what_lies_on_disk(default_run: tuple[Workspace, ValidationReport]) -> None:
