@@ -24,9 +24,11 @@ ROOT = Path(__file__).parents[2]
 COMMON = {"errors", "files", "paths", "params", "overrides", "records", "process", "guidelines", "chat", "environment"}
 PURE = {
     "accepted",
+    "contamination",
     "conversations",
     "data_check",
     "decision_text",
+    "dedupe",
     "expectations",
     "formats",
     "integrity",
@@ -35,6 +37,7 @@ PURE = {
     "lm",
     "local_registry",
     "model_card",
+    "ngrams",
     "normalisation",
     "parallel",
     "pictures",
@@ -73,6 +76,7 @@ HEAVY = {
     "phonenumbers",
     "stdnum",
     "py3langid",
+    "rensa",
 }
 
 # The stages of dvc.yaml in order, with their places in a workspace. `push` is not one: `dvc repro` must never publish.
