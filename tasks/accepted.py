@@ -34,7 +34,7 @@ def schema() -> "pa.Schema":
     kinds = {
         **dict.fromkeys(("id", "source", "group", "topic", "category", "priority", "roles", "last_role"), text),
         **dict.fromkeys(("n_messages", "n_user_turns", "n_tokens", "reply_words"), number),
-        **dict.fromkeys(("prompt_hash", "content_hash"), text),
+        **dict.fromkeys(("prompt_hash", "content_hash", "text"), text),
         "must_say": pa.list_(text),
         "messages": pa.list_(message),
         **dict.fromkeys(("input_ids", "labels"), tokens),
@@ -53,6 +53,9 @@ def to_table(rows: Sequence[Accepted]) -> "pa.Table":
         "n_messages": [len(names) for names in roles],
         "n_user_turns": [names.count("user") for names in roles],
         "n_tokens": [len(row.input_ids) for row in rows],
+        "prompt_hash": [row.identity.prompt_hash for row in rows],
+        "content_hash": [row.identity.content_hash for row in rows],
+        "text": [row.identity.text for row in rows],
     }
     names = schema().names
     columns = {name: derived[name] if name in derived else [getattr(row, name) for row in rows] for name in names}

@@ -17,7 +17,7 @@ from tasks import screening, text_faults
 from tasks.chat import Message, Tokens
 from tasks.formats import as_conversation
 from tasks.guidelines import Policy, Reply, Rulebook, missing_facts
-from tasks.normalisation import hash_messages
+from tasks.normalisation import Identity, identify
 from tasks.params import RowKey, Screening
 from tasks.readers import RawLine
 
@@ -43,9 +43,8 @@ class Quarantined:
 class Accepted:
     """A row that broke none.
 
-    Topic, category and priority (those of the last reply) are empty without guidelines. `prompt_hash` is that of all messages
-    before the last reply, `content_hash` that of all. `masked` names the kinds of find in it. Tokens and labels are empty without
-    a tokenizer.
+    Topic, category and priority (those of the last reply) are empty without guidelines. `masked` names the kinds of find in it.
+    Tokens and labels are empty without a tokenizer.
     """
 
     id: str
@@ -57,8 +56,7 @@ class Accepted:
     must_say: tuple[str, ...]
     messages: Messages
     reply_words: int
-    prompt_hash: str
-    content_hash: str
+    identity: Identity
     masked: tuple[str, ...] = ()
     input_ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -133,8 +131,7 @@ class Rules:
             must_say=must_say,
             messages=messages,
             reply_words=max(len(reply.split()) for reply in replies),
-            prompt_hash=hash_messages(messages[:-1]),
-            content_hash=hash_messages(messages),
+            identity=identify(messages),
             masked=masked,
         )
 

@@ -4,16 +4,13 @@ python -m tasks.evaluate candidate
 """
 
 import argparse
-import logging
 import math
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from tasks.environment import describe, keep_freed_memory, pick_device, pick_dtype
-from tasks.errors import DataError, EvalError, StageInputError
+from tasks.errors import EvalError, StageInputError
 from tasks.files import sha256_file, sha256_json, tree_digest, write_jsonl
 from tasks.guidelines import Rulebook
 from tasks.lm import load_models
@@ -21,7 +18,7 @@ from tasks.params import Evaluate, Guidelines, Params
 from tasks.paths import ROLES, Workspace
 from tasks.process import stage_main
 from tasks.records import EvalReport, Metric
-from tasks.suites import CUT, TARGET, TARGET_LOSS, target_docs, target_tasks
+from tasks.suites import CUT, TARGET, TARGET_LOSS, fresh_datasets_cache, target_docs, target_tasks, task_manager
 
 Item = dict[str, Any]
 COLUMNS = ("suite", "task", "item", "cluster", "metric", "higher_is_better", "value")
@@ -101,22 +98,17 @@ def _score(
     section: Evaluate, guidelines: Guidelines | None, model_folder: Path, workspace: Workspace, dtype: str
 ) -> tuple[list[Item], list[dict[str, Any]], list[list[str]]]:
     keep_freed_memory()
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["HF_DATASETS_CACHE"] = cache  # never rows that an earlier version of a file left behind
-        os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    with fresh_datasets_cache():
         import lm_eval
         import pyarrow.parquet as pq
 
         test = workspace.prepared / "test.parquet"
         if not test.is_file():
             raise StageInputError(f"{test}: missing, so the stage prepare has not finished; run `dvc repro` or `refit run`")
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        manager = task_manager(section.general_tasks, workspace.data / "eval")
         generator, scorer = load_models(model_folder, dtype, pick_device(), section)
         docs = target_docs(pq.read_table(test).to_pylist(), generator.tokenizer)
         generation, loss = target_tasks(docs, Rulebook(guidelines) if guidelines else None, section.max_new_tokens)
-        manager = _task_manager(section, workspace)
-        if unknown := [name for name in section.general_tasks if name not in manager.all_tasks]:
-            raise DataError(f"evaluate.general_tasks: lm-eval and {workspace.data / 'eval'} have no {', '.join(unknown)}")
         options = {"task_manager": manager, "log_samples": True, "bootstrap_iters": 0, "random_seed": None}
         print(f"generating {len(docs)} replies in {dtype}", flush=True)
         replies = lm_eval.simple_evaluate(model=generator, tasks=[generation], **options)
@@ -125,15 +117,6 @@ def _score(
     samples = replies["samples"] | others["samples"]
     directions = replies["higher_is_better"] | others["higher_is_better"]
     return _items(samples, directions), _answers(samples[TARGET]), _hashes(samples)
-
-
-def _task_manager(section: Evaluate, workspace: Workspace) -> Any:
-    """lm-eval's own thousands of task files are only read if a task is named that data/eval does not have."""
-    from lm_eval.tasks import TaskManager
-
-    folder = str(workspace.data / "eval")
-    own = TaskManager(include_path=folder, include_defaults=False)
-    return own if set(section.general_tasks) <= set(own.all_tasks) else TaskManager(include_path=folder)
 
 
 def _items(samples: dict[str, list[dict[str, Any]]], directions: dict[str, dict[str, bool]]) -> list[Item]:

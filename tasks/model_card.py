@@ -100,6 +100,10 @@ def _base(facts: CardFacts) -> str:
     return "## Base model\n\n" + _table(("", "value"), [*rows.items(), ("parameters", facts.base.n_parameters)])
 
 
+def _reasons(dropped: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in dropped.items())
+
+
 def _data(facts: CardFacts) -> str:
     report, prepared = facts.validation, facts.prepared
     splits = [
@@ -108,7 +112,7 @@ def _data(facts: CardFacts) -> str:
     text = (
         f"## Data\n\nVersion (sha256 of the accepted rows): {_code(report.accepted_sha256)}. "
         f"{report.n_raw} raw rows: {report.n_accepted} accepted, {report.n_quarantined} quarantined; "
-        f"of the accepted rows {prepared.n_duplicates} duplicates were dropped.\n\n"
+        f"of the accepted rows {sum(prepared.dropped.values())} were dropped ({_reasons(prepared.dropped)}).\n\n"
         + _table(("split", "rows", "messages", "tokens", "supervised tokens"), splits)
     )
     return text + ("\n\n" + _table(("quarantined for", "rows"), report.reasons.items()) if report.reasons else "")

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tasks.chat import Message
 from tasks.files import sha256_json
@@ -12,9 +13,24 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_BLANKS).split())
 
 
-def hash_messages(messages: Sequence[Message]) -> str:
-    """sha256 of roles and normalised contents."""
-    return sha256_json([[message["role"], normalise(message["content"])] for message in messages])
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """By what a conversation is recognised.
+
+    `prompt_hash` is that of all messages before the last one, `content_hash` that of all; `text` is what user and assistant say,
+    normalised: a system message, which all rows may share, tells nothing of one of them.
+    """
+
+    prompt_hash: str
+    content_hash: str
+    text: str
+
+
+def identify(messages: Sequence[Message]) -> Identity:
+    """The identity of a conversation; each message is normalised once."""
+    said = [(message["role"], normalise(message["content"])) for message in messages]
+    text = " ".join(content for role, content in said if role != "system")
+    return Identity(sha256_json(said[:-1]), sha256_json(said), text)
 
 
 class _Blanks(dict[int, str]):

@@ -117,6 +117,10 @@ class Prepare(Section):
     split_salt: str = Field(description="changes who is in which split; keep it, or old and new scores do not compare")
     eval_fraction: Share
     test_fraction: Share
+    near_duplicate_threshold: float = Field(gt=0, le=1, description="similarity to another row from which a row is dropped")
+    contamination_threshold: float = Field(
+        gt=0, le=1, description="share of a scored item's text that a training row may not hold; it is dropped"
+    )
 
     @model_validator(mode="after")
     def _leaves_training_rows(self) -> Self:

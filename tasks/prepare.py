@@ -1,35 +1,59 @@
-"""Accepted conversations -> train, eval and test split: duplicates dropped, each row always in the same split.
+"""Accepted conversations -> train, eval and test split: repetitions and leaks dropped, each row always in the same split.
 
 python -m tasks.prepare
 """
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tasks.contamination import contaminated
+from tasks.dedupe import conflicts, near_duplicates
+from tasks.environment import work_offline
 from tasks.errors import DataError, StageInputError
 from tasks.files import sha256_file, write_jsonl
 from tasks.params import Params, Prepare
 from tasks.paths import Workspace
 from tasks.process import stage_main
 from tasks.records import PreparedDataset, SplitStatistics
+from tasks.suites import fresh_datasets_cache, general_texts
 from tasks.tables import ROW_GROUP, TableWriter
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SPLITS = ("train", "eval", "test")
-_KEYS = ("id", "source", "group", "prompt_hash", "content_hash")
+REASONS = ("duplicate", "near_duplicate", "contaminated")
+_KEYS = ("id", "source", "group", "prompt_hash", "content_hash", "text")
+Rows = dict[str, list[str]]
 
 
-def prepare(section: Prepare, accepted: Path, target: Path, record: Path) -> PreparedDataset:
-    """Write {train,eval,test}.parquet and dropped.jsonl below `target`, then the record.
+class Drop(NamedTuple):
+    """Why a row is in no split: what it repeats (the place of a row, or the name of an item), and how much of it."""
 
-    Each split has the columns of the accepted rows and `cluster`, what decides its split (see `cluster_of`). Only a few scalars
-    of each row are in memory at once.
+    reason: str
+    of: str
+    similarity: float
+
+
+def prepare(
+    section: Prepare, accepted: Path, target: Path, record: Path, protected: Iterable[tuple[str, str]] = ()
+) -> PreparedDataset:
+    """Write {train,eval,test}.parquet, dropped.jsonl and conflicts.jsonl below `target`, then the record.
+
+    Each split has the columns of the accepted rows and `cluster`, what decides its split (see `cluster_of`). Of rows that repeat
+    each other the first of the test split stays, else of the eval split, else of the train split, so that what is dropped is what
+    could leak. Keys and normalised texts of all rows are in memory, tokens are not.
+
+    Args:
+        section: The parameters.
+        accepted: The result of validate.
+        target: Folder of the results.
+        record: Path of the record.
+        protected: Name and normalised text of items of other suites that training rows may not contain.
 
     Raises:
         StageInputError: the accepted rows are missing.
@@ -38,19 +62,25 @@ def prepare(section: Prepare, accepted: Path, target: Path, record: Path) -> Pre
     rows = _read_keys(accepted)
     n_accepted = len(rows["id"])
     clusters = [cluster_of(group, prompt) for group, prompt in zip(rows["group"], rows["prompt_hash"], strict=True)]
-    dropped = _duplicates(rows)
-    places = [None if row in dropped else split_of(cluster, section) for row, cluster in enumerate(clusters)]
+    splits = [split_of(cluster, section) for cluster in clusters]
+    dropped = _repetitions(rows, splits, section.near_duplicate_threshold)
+    dropped |= _leaks(rows, splits, dropped, protected, section.contamination_threshold)
+    places = [None if row in dropped else split for row, split in enumerate(splits)]
     if empty := [name for name in SPLITS if name not in places]:
         raise DataError(
             f"{n_accepted - len(dropped)} rows left the {' and '.join(empty)} split empty; "
             "add data or change prepare.eval_fraction and prepare.test_fraction"
         )
     statistics = _write_splits(accepted, target, places, clusters)
-    write_jsonl(target / "dropped.jsonl", (_drop(rows, row, reason, other) for row, (reason, other) in dropped.items()))
+    write_jsonl(target / "dropped.jsonl", (_line(rows, row) | dropped[row]._asdict() for row in sorted(dropped)))
+    differing = conflicts(zip(rows["prompt_hash"], rows["content_hash"], strict=True))
+    write_jsonl(target / "conflicts.jsonl", ([_line(rows, row) for row in conflict.rows] for conflict in differing))
+    reasons = [drop.reason for drop in dropped.values()]
     return PreparedDataset(
         accepted_sha256=sha256_file(accepted),
         n_accepted=n_accepted,
-        n_duplicates=len(dropped),
+        dropped={reason: reasons.count(reason) for reason in REASONS},
+        n_conflicts=len(differing),
         splits=statistics,
         files={path.name: sha256_file(path) for path in sorted(target.iterdir())},
     ).write(record)
@@ -70,7 +100,7 @@ def split_of(cluster: str, section: Prepare) -> str:
     return "eval" if place < section.test_fraction + section.eval_fraction else "train"
 
 
-def _read_keys(accepted: Path) -> dict[str, list[str]]:
+def _read_keys(accepted: Path) -> Rows:
     import pyarrow.parquet as pq
 
     if not accepted.is_file():
@@ -79,18 +109,36 @@ def _read_keys(accepted: Path) -> dict[str, list[str]]:
     return {name: table[name].to_pylist() for name in _KEYS}
 
 
-def _duplicates(rows: dict[str, list[str]]) -> dict[int, tuple[str, int]]:
-    """Numbers of rows with the text of an earlier one, each with the reason and that row's number."""
+def _repetitions(rows: Rows, splits: Sequence[str], threshold: float) -> dict[int, Drop]:
+    """Rows that say the same or nearly the same as one that stays."""
+    order = sorted(range(len(splits)), key=lambda row: (-SPLITS.index(splits[row]), row))
     first: dict[str, int] = {}
-    found = {}
-    for row, content in enumerate(rows["content_hash"]):
-        if (original := first.setdefault(content, row)) != row:
-            found[row] = ("duplicate", original)
-    return found
+    dropped = {}
+    for row in order:
+        if (original := first.setdefault(rows["content_hash"][row], row)) != row:
+            dropped[row] = Drop("duplicate", rows["source"][original], 1.0)
+    single = list(first.values())
+    for found in near_duplicates((rows["text"][row] for row in single), threshold):
+        dropped[single[found.row]] = Drop("near_duplicate", rows["source"][single[found.of]], round(found.similarity, 4))
+    return dropped
 
 
-def _drop(rows: dict[str, list[str]], row: int, reason: str, other: int) -> dict[str, str]:
-    return {"id": rows["id"][row], "source": rows["source"][row], "reason": reason, "duplicate_of": rows["source"][other]}
+def _leaks(
+    rows: Rows, splits: Sequence[str], dropped: dict[int, Drop], protected: Iterable[tuple[str, str]], threshold: float
+) -> dict[int, Drop]:
+    """Training rows that hold the text of a test row or of an item of another suite."""
+    members: dict[str, list[int]] = {name: [] for name in SPLITS}
+    for row, split in enumerate(splits):
+        if row not in dropped:
+            members[split].append(row)
+    scored = [(rows["source"][row], rows["text"][row]) for row in members["test"]]
+    train = members["train"]
+    leaks = contaminated((rows["text"][row] for row in train), [*scored, *protected], threshold)
+    return {train[leak.row]: Drop("contaminated", leak.of, round(leak.overlap, 4)) for leak in leaks}
+
+
+def _line(rows: Rows, row: int) -> dict[str, Any]:
+    return {"id": rows["id"][row], "source": rows["source"][row]}
 
 
 def _write_splits(
@@ -150,7 +198,10 @@ class _Totals:
 
 
 def _run(workspace: Workspace, params: Params) -> PreparedDataset:
-    return prepare(params.prepare, workspace.accepted, workspace.prepared, workspace.record("prepare"))
+    work_offline()
+    with fresh_datasets_cache():
+        protected = list(general_texts(params.evaluate.general_tasks, workspace.data / "eval"))
+    return prepare(params.prepare, workspace.accepted, workspace.prepared, workspace.record("prepare"), protected)
 
 
 def main() -> int:

@@ -116,17 +116,20 @@ class SplitStatistics(Record):
 
 
 class PreparedDataset(Record):
-    """Of `prepare`. n_accepted = rows of the three splits + n_duplicates."""
+    """Of `prepare`. n_accepted = rows of the three splits + sum over dropped (duplicate, near_duplicate, contaminated)."""
 
     accepted_sha256: str
     n_accepted: int
-    n_duplicates: int
+    dropped: dict[str, int]
+    n_conflicts: int
     splits: dict[str, SplitStatistics]
     files: dict[str, str]
 
     def summary(self) -> str:
         splits = ", ".join(f"{name} {split.rows}" for name, split in self.splits.items())
-        return f"{self.n_accepted} accepted rows: {splits}, {self.n_duplicates} duplicates dropped"
+        dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in self.dropped.items() if count) or "none"
+        conflicts = f"; {self.n_conflicts} prompts have more than one reply" if self.n_conflicts else ""
+        return f"{self.n_accepted} accepted rows: {splits}; dropped: {dropped}{conflicts}"
 
 
 class TrainedModel(Record):

@@ -1,9 +1,15 @@
 """The target suite as lm-eval tasks, and the scorers of a reply. The general suite is YAML and JSONL in data/eval."""
 
-from collections.abc import Callable
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tasks.chat import prompt_text
+from tasks.errors import DataError
 from tasks.guidelines import Rulebook, missing_facts
 from tasks.normalisation import normalise
 
@@ -13,6 +19,45 @@ CUT = "\x00cut"
 TARGET, TARGET_LOSS = "target", "target_loss"
 _GUIDELINE_SCORES = ("guideline_score", "structure", "category", "priority", "policy_facts")
 Doc = dict[str, Any]
+
+
+@contextmanager
+def fresh_datasets_cache() -> Iterator[None]:
+    """Call it before the first import of datasets: never rows that an earlier version of a file left behind."""
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["HF_DATASETS_CACHE"] = cache
+        os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+        yield
+
+
+def task_manager(names: Sequence[str], folder: Path) -> Any:
+    """lm-eval's, with the tasks of `folder`; its own thousands of task files are only read if one of them is named.
+
+    Raises:
+        DataError: a name is neither here nor there.
+    """
+    from lm_eval.tasks import TaskManager
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    own = TaskManager(include_path=str(folder), include_defaults=False)
+    manager = own if set(names) <= set(own.all_tasks) else TaskManager(include_path=str(folder))
+    if unknown := [name for name in names if name not in manager.all_tasks]:
+        raise DataError(f"evaluate.general_tasks: lm-eval and {folder} have no {', '.join(unknown)}")
+    return manager
+
+
+def general_texts(names: Sequence[str], folder: Path) -> Iterator[tuple[str, str]]:
+    """Name and normalised text (prompt and right answer) of every item of the general suite.
+
+    Raises:
+        DataError: as `task_manager`.
+    """
+    for name, task in task_manager(names, folder).load(list(names))["tasks"].items():
+        for number, doc in enumerate(task.eval_docs):
+            target = task.doc_to_target(doc)
+            if isinstance(target, int) and task.config.doc_to_choice is not None:
+                target = task.doc_to_choice(doc)[target]
+            yield f"{name} {doc.get('id', number)}", normalise(f"{task.doc_to_text(doc)} {target}")
 
 
 def target_docs(rows: list[Doc], tokenizer: Any) -> list[Doc]:

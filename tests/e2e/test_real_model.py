@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tasks.normalisation import hash_messages
+from tasks.normalisation import identify
 from tasks.params import load_params
 from tasks.paths import Workspace
 from tasks.prepare import split_of
@@ -60,7 +60,7 @@ def mix_up_replies(workspace: Workspace) -> None:
         row
         for path in sorted(files)
         for row in files[path]
-        if len(row["messages"]) == 3 and split_of(hash_messages(row["messages"][:-1]), section) != "test"
+        if len(row["messages"]) == 3 and split_of(identify(row["messages"]).prompt_hash, section) != "test"
     ]
     prompts = [row["messages"][:-1] for row in rows]
     random.Random(7).shuffle(prompts)

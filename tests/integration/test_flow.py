@@ -15,7 +15,7 @@ import pytest
 
 from tasks.files import tree_digest
 from tasks.local_registry import LocalRegistry
-from tasks.normalisation import hash_messages
+from tasks.normalisation import identify
 from tasks.params import load_params
 from tasks.paths import ROLES, Workspace
 from tasks.prepare import prepare, split_of
@@ -100,9 +100,9 @@ def test_no_row_is_lost(first: Step) -> None:
     )
     assert validated.reasons == {"not_json": 1}
     assert prepared.n_accepted == validated.n_accepted
-    assert prepared.n_accepted == sum(split.rows for split in prepared.splits.values()) + prepared.n_duplicates
+    assert prepared.n_accepted == sum(split.rows for split in prepared.splits.values()) + sum(prepared.dropped.values())
     assert set(prepared.splits) == {"train", "eval", "test"}
-    assert len((first.left.prepared / "dropped.jsonl").read_text().splitlines()) == prepared.n_duplicates > 0
+    assert len((first.left.prepared / "dropped.jsonl").read_text().splitlines()) == sum(prepared.dropped.values()) > 0
 
 
 def test_the_training_changed_every_parameter(first: Step) -> None:
@@ -239,7 +239,7 @@ def row_for(split: str, workspace: Workspace) -> int:
     section = load_params(workspace.params).prepare
     path = workspace.data / "raw" / "orders.jsonl"
     return next(
-        number for number in range(1, 1000) if split_of(hash_messages(_row(path, number)["messages"][:-1]), section) == split
+        number for number in range(1, 1000) if split_of(identify(_row(path, number)["messages"]).prompt_hash, section) == split
     )
 
 
@@ -334,7 +334,7 @@ def test_the_next_approved_candidate_replaces_the_champion(second_version: Step)
 def test_a_row_that_prepare_drops_trains_and_scores_nothing(inconclusive: Step, second_version: Step) -> None:
     assert second_version.ran == ["validate", "prepare", "gate"], "the gate ran for its own parameter"
     old, new = (PreparedDataset.read(step.left.record("prepare")) for step in (inconclusive, second_version))
-    assert (new.n_accepted, new.n_duplicates) == (old.n_accepted + 1, old.n_duplicates + 1)
+    assert (new.n_accepted, new.dropped["duplicate"]) == (old.n_accepted + 1, old.dropped["duplicate"] + 1)
     assert new.splits == old.splits
 
 

@@ -71,7 +71,8 @@ def approve(workspace: Workspace, weights: bytes, champion: Pointer | None, verd
     PreparedDataset(
         accepted_sha256=sha("accepted"),
         n_accepted=549,
-        n_duplicates=3,
+        dropped={"duplicate": 2, "near_duplicate": 1, "contaminated": 0},
+        n_conflicts=0,
         splits={"train": split, "eval": split, "test": split},
         files=files,
     ).write(workspace.record("prepare"))

@@ -15,7 +15,7 @@ from tasks.chat import Tokens
 from tasks.conversations import Accepted, Messages, Quarantined, Rules, judge_all
 from tasks.errors import ParamsError
 from tasks.guidelines import Policy, Rulebook, Topic
-from tasks.normalisation import hash_messages
+from tasks.normalisation import identify
 from tasks.params import Guidelines, Screening
 from tasks.readers import RawLine
 
@@ -88,8 +88,7 @@ def test_a_good_row_is_accepted_with_its_scalars() -> None:
         must_say=("5 days",),
         messages=[{"role": "system", "content": "Be kind."}, *TURNS],
         reply_words=4,
-        prompt_hash=hash_messages([{"role": "system", "content": "Be kind."}, TURNS[0]]),
-        content_hash=hash_messages([{"role": "system", "content": "Be kind."}, *TURNS]),
+        identity=identify([{"role": "system", "content": "Be kind."}, *TURNS]),
         input_ids=[7] * 10,
         labels=[-100] * 10,
     )

@@ -4,8 +4,7 @@ import unicodedata
 
 import pytest
 
-from tasks.chat import Message
-from tasks.normalisation import hash_messages, normalise
+from tasks.normalisation import Identity, identify, normalise
 
 
 @pytest.mark.parametrize(
@@ -43,23 +42,30 @@ def test_what_makes_a_difference_stays(one: str, other: str) -> None:
     assert normalise(one) != normalise(other)
 
 
-def said(*turns: tuple[str, str]) -> str:
-    messages: list[Message] = [{"role": role, "content": content} for role, content in turns]
-    return hash_messages(messages)
+def said(*turns: tuple[str, str]) -> Identity:
+    return identify([{"role": role, "content": content} for role, content in turns])
 
 
-def test_a_hash_follows_what_makes_a_difference() -> None:
-    asked = said(("user", "When is it here?"))
-    assert said(("user", "when is it  HERE")) == asked
-    assert said(("user", "When was it here?")) != asked
-    assert said(("system", "Be kind."), ("user", "When is it here?")) != asked
+ASKED = said(("system", "Be kind."), ("user", "When is it here?"), ("assistant", "Soon."))
 
 
-def test_a_hash_knows_roles_and_the_borders_of_messages() -> None:
+def test_a_prompt_is_all_that_stands_before_the_last_reply() -> None:
+    other_reply = said(("system", "be kind"), ("user", "when is it  HERE"), ("assistant", "Tomorrow."))
+    assert other_reply.prompt_hash == ASKED.prompt_hash
+    assert other_reply.content_hash != ASKED.content_hash
+    assert said(("user", "When is it here?"), ("assistant", "Soon.")).prompt_hash != ASKED.prompt_hash
+    assert said(("system", "BE KIND"), ("user", "when is it here"), ("assistant", "soon")) == ASKED
+
+
+def test_a_text_is_what_user_and_assistant_say() -> None:
+    assert ASKED.text == "when is it here soon"
+
+
+def test_hashes_know_roles_and_the_borders_of_messages() -> None:
     variants = [
-        said(("user", "a b")),
-        said(("system", "a b")),
-        said(("system", "a"), ("user", "b")),
-        said(("user", "a"), ("assistant", ""), ("user", "b")),
+        said(("user", "a b"), ("assistant", "c")),
+        said(("system", "a b"), ("assistant", "c")),
+        said(("system", "a"), ("user", "b"), ("assistant", "c")),
+        said(("user", "a"), ("assistant", ""), ("user", "b"), ("assistant", "c")),
     ]
-    assert len(set(variants)) == 4
+    assert len({identity.prompt_hash for identity in variants}) == len({identity.content_hash for identity in variants}) == 4

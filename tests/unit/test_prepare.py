@@ -11,13 +11,15 @@ from tasks.accepted import to_table
 from tasks.chat import Encoder, Message
 from tasks.conversations import Accepted
 from tasks.errors import DataError, StageInputError
-from tasks.normalisation import hash_messages
+from tasks.normalisation import identify
 from tasks.params import Prepare
 from tasks.prepare import SPLITS, cluster_of, prepare, split_of
 from tasks.records import PreparedDataset
 from tests.unit.fake_tokenizer import EOS, FakeTokenizer, decode
 
-SECTION = Prepare(split_salt="salt", eval_fraction=0.1, test_fraction=0.2)
+SECTION = Prepare(
+    split_salt="salt", eval_fraction=0.1, test_fraction=0.2, near_duplicate_threshold=0.9, contamination_threshold=0.8
+)
 
 
 def conversation(prompt: str, reply: str = "Yes.") -> list[Message]:
@@ -25,7 +27,7 @@ def conversation(prompt: str, reply: str = "Yes.") -> list[Message]:
 
 
 def clusters(n: int) -> list[str]:
-    return [hash_messages(conversation(f"question {number}")) for number in range(n)]
+    return [identify(conversation(f"question {number}")).prompt_hash for number in range(n)]
 
 
 def test_a_group_decides_where_there_is_one() -> None:
@@ -119,8 +121,7 @@ def row(number: int, prompt: str = "", reply: str = "Yes.", group: str = "") -> 
         must_say=(),
         messages=messages,
         reply_words=1,
-        prompt_hash=hash_messages(messages[:-1]),
-        content_hash=hash_messages(messages),
+        identity=identify(messages),
         **tokens,
     )
 
@@ -142,8 +143,8 @@ def test_every_accepted_row_is_in_one_split_or_dropped(place: Place) -> None:
     rows = [*ROWS, row(60, "question 1"), row(61, "Question 2!"), row(62, "question 2", "YES"), row(63, "question 3", "No.")]
     record = place.run(rows)
     assert record == PreparedDataset.read(place.record)
-    assert (record.n_accepted, record.n_duplicates) == (64, 3)
-    assert record.n_accepted == sum(split.rows for split in record.splits.values()) + record.n_duplicates
+    assert (record.n_accepted, record.dropped) == (64, {"duplicate": 3, "near_duplicate": 0, "contaminated": 0})
+    assert record.n_accepted == sum(split.rows for split in record.splits.values()) + sum(record.dropped.values())
     named = [*place.split_by_id(), *(dropped["id"] for dropped in place.dropped())]
     assert sorted(named) == sorted(given.id for given in rows)
 
@@ -161,7 +162,7 @@ def test_of_equal_rows_the_first_stays_and_the_others_name_it(place: Place) -> N
 def test_one_prompt_with_two_replies_is_no_duplicate_but_stays_in_one_split(place: Place) -> None:
     again = [row(100 + number, f"QUESTION {number}?", "No.") for number in range(60)]
     record = place.run([*ROWS, *again])
-    assert record.n_duplicates == 0
+    assert sum(record.dropped.values()) == 0
     assert place.dropped() == []
     where = place.split_by_id()
     assert [where[f"r{number}"] for number in range(60)] == [where[f"r{100 + number}"] for number in range(60)]
@@ -175,7 +176,7 @@ def test_splits_hold_the_row_and_its_tokens_and_the_record_counts_them(place: Pl
         for found in rows:
             given = ROWS[int(found["id"][1:])]
             assert (found["source"], found["topic"], found["messages"]) == (given.source, given.topic, given.messages)
-            assert found["cluster"] == given.prompt_hash
+            assert found["cluster"] == given.identity.prompt_hash
             assert decode(found["labels"]) == f"Yes.{EOS}"
             assert decode(found["input_ids"]).startswith(f"<user>\n{given.messages[0]['content']}{EOS}")
         assert counted.rows == len(rows)
