@@ -23,9 +23,11 @@ ROOT = Path(__file__).parents[2]
 # another, so that each can be run, replaced and understood alone.
 COMMON = {"errors", "files", "paths", "params", "overrides", "records", "process", "guidelines", "chat", "environment"}
 PURE = {
+    "contamination",
     "conversations",
     "data_check",
     "decision_text",
+    "dedupe",
     "expectations",
     "formats",
     "integrity",
@@ -33,6 +35,7 @@ PURE = {
     "lm",
     "local_registry",
     "model_card",
+    "ngrams",
     "pictures",
     "readers",
     "registry",
@@ -61,6 +64,7 @@ HEAVY = {
     "pandas",
     "numpy",
     "ijson",
+    "rensa",
 }
 
 # The stages of dvc.yaml in order, with their places in a workspace. `push` is not one: `dvc repro` must never publish.

@@ -1,0 +1,162 @@
+"""Training texts that repeat what a model is scored on. Texts are given normalised, in any script.
+
+The overlap of a protected text with a training text is the share of its n-grams that occur in the training text (Broder's
+containment, 1997), as in PaLM, where 70 % of the n-grams of 8 words told contamination (Chowdhery et al. 2022, section 8). But
+scripts without blanks have no such words, and 13 of them, as for GPT-3 (Brown et al. 2020, appendix C), are more than most
+prompts have. So an n-gram here is of 10 bytes of UTF-8: 10 Latin letters, 5 Cyrillic or Arabic ones, 3 to 4 Hangul syllables or
+Han characters, which say about as much.
+
+A protected text of less than 30 bytes, such as `4 plus 4 equals`, is made of what any text may contain. It counts only where it
+is the whole training text.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby, islice
+from math import floor
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from tasks.ngrams import count_shared, distinct, hash_windows, padded_windows
+
+if TYPE_CHECKING:
+    from tasks.ngrams import Array
+
+NGRAM = 10
+"""Bytes of an n-gram."""
+MIN_BYTES = 30
+"""Of a protected text that is looked for inside of training texts."""
+
+_CHUNK = 1024  # training texts looked up at once
+_SPARE = 8  # n-grams that a text is indexed by beyond those that may be absent: so many must be seen before it is compared
+_TRIALS = 8  # protected texts that a training text is compared with, by the number of shared indexed n-grams
+_POSTINGS = 64  # protected texts that one n-gram leads to
+_FILTER_BITS = 24  # of a table that tells at once that an n-gram is not indexed
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Training text `row`, counted from 0, holds the share `overlap`, in (0, 1], of the protected text named `of`."""
+
+    row: int
+    of: str
+    overlap: float
+
+
+def contaminated(train: Iterable[str], protected: Iterable[tuple[str, str]], threshold: float) -> list[Leak]:
+    """Training rows that hold at least `threshold`, in (0, 1], of a protected (name, text); each once, with the largest overlap.
+
+    Work is bounded for any data, by what only protected texts that are alike can notice: an n-gram leads to the first 64 texts
+    that are indexed by it, and a row is compared with the 8 likeliest texts.
+    """
+    names: dict[str, str] = {}
+    for name, text in protected:
+        names.setdefault(text, name)
+    short = {text: name for text, name in names.items() if text and len(_encode(text)) < MIN_BYTES}
+    index = _Index([(name, text) for text, name in names.items() if len(_encode(text)) >= MIN_BYTES], threshold)
+    leaks: list[Leak] = []
+    first, stream = 0, iter(train)
+    while chunk := list(islice(stream, _CHUNK)):
+        found = index.search(chunk) | {row: (1.0, short[text]) for row, text in enumerate(chunk) if text in short}
+        leaks += [Leak(first + row, name, overlap) for row, (overlap, name) in sorted(found.items())]
+        first += len(chunk)
+    return leaks
+
+
+class _Index:
+    """Protected texts by their rarest n-grams.
+
+    A text of m n-grams may lack `slack` = floor((1 - threshold) m) of them, so a training text that holds it has all but `slack`
+    of any choice of its n-grams (prefix filtering: Chaudhuri, Ganti, Kaushik 2006). The choice is its `slack` + _SPARE rarest.
+    """
+
+    def __init__(self, protected: list[tuple[str, str]], threshold: float) -> None:
+        import numpy as np
+
+        self.names = [name for name, _ in protected]
+        self.threshold = threshold
+        self.ngrams: list[Array] = [
+            distinct(hash_windows(np.frombuffer(_encode(text), np.uint8), NGRAM)) for _, text in protected
+        ]
+        slack = np.array([floor((1 - threshold) * len(ngrams) + 1e-9) for ngrams in self.ngrams], np.int64)
+        self.keys, self.starts, self.texts = _postings(self.ngrams, slack + _SPARE)
+        self.required = np.maximum(np.bincount(self.texts, minlength=len(protected)) - slack, 1)
+        self.filter: Array = np.zeros(1 << _FILTER_BITS, bool)
+        self.filter[_filter_place(self.keys)] = True
+
+    def search(self, chunk: list[str]) -> dict[int, tuple[float, str]]:
+        """Overlap and name for each row of the chunk that holds a protected text."""
+        hashes, offsets = padded_windows(chunk, "utf-8", "u1", NGRAM)
+        best: dict[int, tuple[float, str]] = {}
+        for row, texts in groupby(self._candidates(hashes, offsets), key=itemgetter(0)):
+            own = distinct(hashes[offsets[row] : offsets[row + 1]])
+            overlaps = [(count_shared(self.ngrams[text], own) / len(self.ngrams[text]), text) for _, text in texts]
+            overlap, text = max(overlaps, key=itemgetter(0))
+            if overlap >= self.threshold:
+                best[row] = (overlap, self.names[text])
+        return best
+
+    def _candidates(self, hashes: "Array", offsets: "Array") -> list[list[int]]:
+        """Pairs of row and protected text that share as many indexed n-grams as is required, at most _TRIALS a row."""
+        import numpy as np
+
+        rows, keys = self._seen(hashes, offsets)
+        counts = np.diff(self.starts)[keys]
+        texts = self.texts[np.repeat(self.starts[keys], counts) + _ranks(counts)]
+        pairs, shared = np.unique(np.repeat(rows, counts) << 32 | texts, return_counts=True)
+        rows, texts = pairs >> 32, pairs & 0xFFFFFFFF
+        enough = np.flatnonzero(shared >= self.required[texts])
+        likeliest_first = enough[np.lexsort((texts[enough], -shared[enough], rows[enough]))]
+        rows, texts = rows[likeliest_first], texts[likeliest_first]
+        tried = _ranks(np.unique(rows, return_counts=True)[1]) < _TRIALS
+        candidates: list[list[int]] = np.column_stack((rows[tried], texts[tried])).tolist()
+        return candidates
+
+    def _seen(self, hashes: "Array", offsets: "Array") -> tuple["Array", "Array"]:
+        """Rows, and places in `keys` of the indexed n-grams in them. A repeated one counts again: it only adds candidates."""
+        import numpy as np
+
+        places = np.flatnonzero(self.filter[_filter_place(hashes)])
+        if not len(self.keys) or not len(places):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        places = places[np.argsort(hashes[places])]  # in order, a binary search finds its neighbours in the cache
+        keys = np.searchsorted(self.keys, hashes[places]).clip(max=len(self.keys) - 1)
+        known = self.keys[keys] == hashes[places]
+        rows = np.searchsorted(offsets, places[known], side="right") - 1
+        return rows, keys[known]
+
+
+def _filter_place(hashes: "Array") -> "Array":
+    """A number of _FILTER_BITS for each hash; a table of that size fits a processor's cache, which a binary search leaves."""
+    import numpy as np
+
+    places: Array = hashes >> np.uint64(64 - _FILTER_BITS)
+    return places
+
+
+def _ranks(counts: "Array") -> "Array":
+    """0, 1, … within each of successive groups of these sizes."""
+    import numpy as np
+
+    ranks: Array = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return ranks
+
+
+def _postings(ngrams: list["Array"], wanted: "Array") -> tuple["Array", "Array", "Array"]:
+    """Sorted n-grams (k,), where the texts of each begin (k + 1,), and the texts: of each text its `wanted` rarest n-grams."""
+    import numpy as np
+
+    sizes = np.array([len(of_text) for of_text in ngrams], np.int64)
+    texts = np.repeat(np.arange(len(ngrams)), sizes)
+    flat: Array = np.concatenate([*ngrams, np.zeros(0, np.uint64)])
+    _, number, frequency = np.unique(flat, return_inverse=True, return_counts=True)
+    order = np.lexsort((flat, frequency[number], texts))
+    chosen = np.sort(order[_ranks(sizes) < wanted[texts]])
+    chosen = chosen[np.argsort(flat[chosen], kind="stable")]
+    keys, counts = np.unique(flat[chosen], return_counts=True)
+    kept = _ranks(counts) < _POSTINGS
+    return keys, np.concatenate(([0], np.cumsum(np.minimum(counts, _POSTINGS)))), texts[chosen[kept]]
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
