@@ -42,7 +42,8 @@ def distinct(hashes: "Array") -> "Array":
     import numpy as np
 
     ordered: Array = np.sort(hashes)
-    return ordered[np.append(True, ordered[1:] != ordered[:-1])]
+    each_once: Array = ordered[np.append(True, ordered[1:] != ordered[:-1])]
+    return each_once
 
 
 def count_shared(one: "Array", other: "Array") -> int:

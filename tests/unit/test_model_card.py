@@ -85,7 +85,7 @@ def test_every_fact_is_there(facts: CardFacts) -> None:
         facts.validation.accepted_sha256,
         facts.trained.train_sha256,
         "549 accepted, 71 quarantined",
-        "3 duplicates",
+        "3 were dropped (2 duplicate, 1 near duplicate, 0 contaminated)",
         "| `train` | `378` | `1306` | `40664` | `19452` |",
         "| `no_reply` | `70` |",
         "c" * 40,

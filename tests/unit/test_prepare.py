@@ -1,6 +1,8 @@
 """Accepted rows -> splits: who is in which split, and that every row is accounted for."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +154,8 @@ def test_every_accepted_row_is_in_one_split_or_dropped(place: Place) -> None:
 def test_of_equal_rows_the_first_stays_and_the_others_name_it(place: Place) -> None:
     place.run([*ROWS, row(60, "question 1"), row(61, "Question 1!"), row(62, "question  1", "yes")])
     assert place.dropped() == [
-        {"id": "r60", "source": "a.jsonl:60", "reason": "duplicate", "duplicate_of": "a.jsonl:1"},
-        {"id": "r61", "source": "a.jsonl:61", "reason": "duplicate", "duplicate_of": "a.jsonl:1"},
-        {"id": "r62", "source": "a.jsonl:62", "reason": "duplicate", "duplicate_of": "a.jsonl:1"},
+        {"id": f"r{number}", "source": f"a.jsonl:{number}", "reason": "duplicate", "of": "a.jsonl:1", "similarity": 1.0}
+        for number in (60, 61, 62)
     ]
     assert "r1" in place.split_by_id()
 
@@ -164,6 +165,9 @@ def test_one_prompt_with_two_replies_is_no_duplicate_but_stays_in_one_split(plac
     record = place.run([*ROWS, *again])
     assert sum(record.dropped.values()) == 0
     assert place.dropped() == []
+    assert record.n_conflicts == 60
+    named = [json.loads(line) for line in (place.target / "conflicts.jsonl").read_text().splitlines()]
+    assert named[1] == [{"id": "r1", "source": "a.jsonl:1"}, {"id": "r101", "source": "a.jsonl:101"}]
     where = place.split_by_id()
     assert [where[f"r{number}"] for number in range(60)] == [where[f"r{100 + number}"] for number in range(60)]
     assert set(where.values()) == set(SPLITS)
@@ -191,7 +195,7 @@ def test_splits_hold_the_row_and_its_tokens_and_the_record_counts_them(place: Pl
 def test_the_same_rows_give_the_same_bytes(place: Place, tmp_path: Path) -> None:
     first, second = place.run(ROWS), Place(tmp_path / "second").run(ROWS)
     assert first.files == second.files
-    assert set(first.files) == {"train.parquet", "eval.parquet", "test.parquet", "dropped.jsonl"}
+    assert set(first.files) == {"train.parquet", "eval.parquet", "test.parquet", "dropped.jsonl", "conflicts.jsonl"}
 
 
 def test_rows_of_a_group_share_a_split(place: Place) -> None:
@@ -202,11 +206,62 @@ def test_rows_of_a_group_share_a_split(place: Place) -> None:
 
 
 def test_splits_are_written_in_groups_whatever_comes(place: Place) -> None:
-    many = [row(number) for number in range(20_000)]
+    many = [row(number, identify(conversation(str(number))).prompt_hash) for number in range(20_000)]
     place.run(many)
     file = pq.ParquetFile(place.target / "train.parquet")
     assert file.metadata.num_row_groups == 1
     assert {row["id"] for name in SPLITS for row in place.split(name)} == {row.id for row in many}
+
+
+SENTENCE = "the parcel with the kettle left our house on monday and comes by courier on wednesday morning before noon"
+
+
+def variant(number: int) -> str:
+    """Nearly the same sentence, in a split of its own hash."""
+    return SENTENCE + " ok" * (number % 2) + f" {number}"
+
+
+def test_of_nearly_equal_rows_the_one_that_is_scored_stays(place: Place) -> None:
+    section = SECTION.model_copy(update={"near_duplicate_threshold": 0.8})
+    record = place.run([*ROWS, *(row(100 + number, variant(number)) for number in range(40))], section)
+    stays = [name for name in place.split_by_id().items() if int(name[0][1:]) >= 100]
+    assert [split for _, split in stays] == ["test"]
+    near = [drop for drop in place.dropped() if drop["reason"] == "near_duplicate"]
+    assert len(near) == record.dropped["near_duplicate"] == 39
+    assert {drop["of"] for drop in near} == {f"a.jsonl:{stays[0][0][1:]}"}
+    assert all(0.8 <= drop["similarity"] < 1 for drop in near)
+
+
+def test_a_training_row_that_holds_a_scored_text_is_dropped(place: Place) -> None:
+    place.run(ROWS)
+    where = place.split_by_id()
+    train = [number for number in range(60) if where[f"r{number}"] == "train"]
+    item = "which planet of our sun has the largest moon"
+    leaking = [
+        replace(row(number), identity=replace(row(number).identity, text=f"before {item} {SENTENCE}{SENTENCE} after"))
+        for number in train[:1]
+    ]
+    others = [row(number) for number in range(60) if number != train[0]]
+    pq.write_table(to_table([*leaking, *others]), place.accepted)
+    record = prepare(SECTION, place.accepted, place.target, place.record, [("suite 7", item), ("suite 8", "4 plus 4")])
+    assert record.dropped == {"duplicate": 0, "near_duplicate": 0, "contaminated": 1}
+    assert place.dropped() == [
+        {"id": f"r{train[0]}", "source": f"a.jsonl:{train[0]}", "reason": "contaminated", "of": "suite 7", "similarity": 1.0}
+    ]
+
+
+def in_split(split: str, rows: Iterator[Accepted]) -> Accepted:
+    return next(given for given in rows if split_of(given.identity.prompt_hash, SECTION) == split)
+
+
+def test_a_training_row_that_holds_a_test_row_is_dropped(place: Place) -> None:
+    scored = in_split("test", (row(number, f"{SENTENCE} {number}", "so it is") for number in range(100, 200)))
+    told = f"{scored.identity.text}, he said, and then a lot of other things that nobody could remember the day after. "
+    holding = in_split("train", (row(number, told * 2 + str(number)) for number in range(200, 300)))
+    place.run([*ROWS, scored, holding])
+    (drop,) = place.dropped()
+    assert (drop["id"], drop["reason"], drop["of"]) == (holding.id, "contaminated", scored.source)
+    assert drop["similarity"] >= 0.8
 
 
 def test_an_empty_split_is_refused_without_a_record(place: Place) -> None:
