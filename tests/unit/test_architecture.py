@@ -25,6 +25,7 @@ COMMON = {"errors", "files", "paths", "params", "overrides", "records", "process
 PURE = {
     "conversations",
     "data_check",
+    "data_versions",
     "decision_text",
     "expectations",
     "formats",
@@ -37,6 +38,7 @@ PURE = {
     "readers",
     "registry",
     "repro",
+    "row_diff",
     "statistics",
     "suites",
     "text_faults",
