@@ -67,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("paths", nargs="+", type=Path, metavar="FILE", help="file, or folder of files")
     check.set_defaults(command=_check)
 
+    add = data.add_parser("add", parents=[common], help="bring files into the raw data and record the version", epilog=_EPILOG)
+    add.add_argument("paths", nargs="+", type=Path, metavar="FILE", help="file of conversations")
+    add.set_defaults(command=_add)
+    diff = data.add_parser("diff", parents=[common], help="what changed in rows between two versions", epilog=_EPILOG)
+    diff.add_argument("old", metavar="A", help="file, folder, or git revision of the raw data")
+    diff.add_argument("new", metavar="B", nargs="?", help="likewise (default: the raw data as they stand)")
+    diff.set_defaults(command=_diff)
+
     gate = commands.add_parser("gate", help="the gate's decision").add_subparsers(required=True, metavar="COMMAND")
     explained = gate.add_parser("explain", parents=[common], help="each rule with its value, bound, threshold and reason")
     explained.set_defaults(command=_explain)
@@ -123,6 +131,38 @@ def _check(arguments: argparse.Namespace) -> int:
         lines.append("tokens were not counted, control tokens not looked for: the base model was not fetched yet (`refit run`)")
     _show(arguments, {"files": [asdict(file) for file in found]}, "\n".join(lines))
     return 0 if all(file.good for file in found) else DataError.exit_code
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    from tasks.data_check import check_files
+    from tasks.data_versions import bring, plan_arrivals, record_version
+
+    workspace = Workspace.find(arguments.workspace)
+    params = load_params(workspace.params)
+    folder = workspace.root / params.validation.raw
+    arrivals = plan_arrivals(arguments.paths, folder)
+    checks = list(check_files(arguments.paths, params, workspace))
+    if errors := [check.error for check in checks if check.error]:
+        raise DataError("\n".join([*errors, "nothing was added"]))
+    bring(arrivals)
+    after = record_version(workspace, folder)
+    lines = [line for check in checks for line in check.lines()]
+    lines += [f"{workspace.relative(a.target)}: {'was there already' if a.known else 'added'}" for a in arrivals]
+    added, known = ([workspace.relative(a.target) for a in arrivals if a.known is is_known] for is_known in (False, True))
+    value = {"files": [asdict(check) for check in checks], "added": added, "known": known, "then": after}
+    _show(arguments, value, "\n".join([*lines, after]))
+    return 0
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from tasks.data_versions import read_version
+    from tasks.row_diff import compare
+
+    workspace = Workspace.find(arguments.workspace)
+    section = load_params(workspace.params).validation
+    difference = compare(*(read_version(name, section, workspace) for name in (arguments.old, arguments.new)))
+    _show(arguments, difference.as_json(), "\n".join(difference.lines()))
+    return 0
 
 
 def _explain(arguments: argparse.Namespace) -> int:

@@ -55,12 +55,17 @@ def find_raw_files(folder: Path) -> list[Path]:
             names += [Path(parent, name) for name in files]
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be listed: {error.strerror}; mend its permissions") from None
-    found = [path for path in names if _kind(path.name) in KINDS]
+    found = [path for path in names if is_raw_file(path.name)]
     if not found:
         others = ", ".join(sorted(path.name for path in names)[:5]) or "nothing"
         wanted = ", ".join(f"*{kind}" for kind in KINDS)
         raise DataError(f"{folder}: no file of conversations ({wanted}), found {others}; put them there or change validate.raw")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def is_raw_file(name: str) -> bool:
+    """Whether a file of this name is read at all."""
+    return _kind(name) in KINDS
 
 
 def read_rows(path: Path, name: str, digests: dict[str, str]) -> Iterator[RawLine]:

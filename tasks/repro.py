@@ -168,7 +168,9 @@ def _failure(stage: str, returncode: int, tail: list[str]) -> PipelineError:
     if "is busy, it is being blocked by" in text or "Unable to acquire lock" in text:
         return TransientError(f"{stage}: another process holds DVC's lock on it; wait for that run to end")
     if missing := _MISSING.search(text):
-        return StageInputError(f"{stage}: needs {missing[1]}, which is not there; put it back, or correct dvc.yaml")
+        return StageInputError(
+            f"{stage}: needs {missing[1]}, which is not there; put it back (`dvc pull`, if DVC tracks it), or correct dvc.yaml"
+        )
     last = next(
         (line for line in reversed(tail) if line.strip() and not line.startswith(("ERROR: failed to", ERROR_PREFIX))), "no output"
     )

@@ -205,14 +205,6 @@ def test_rows_of_a_group_share_a_split(place: Place) -> None:
     assert [len(places) for places in groups] == [1] * 6
 
 
-def test_splits_are_written_in_groups_whatever_comes(place: Place) -> None:
-    many = [row(number, identify(conversation(str(number))).prompt_hash) for number in range(20_000)]
-    place.run(many)
-    file = pq.ParquetFile(place.target / "train.parquet")
-    assert file.metadata.num_row_groups == 1
-    assert {row["id"] for name in SPLITS for row in place.split(name)} == {row.id for row in many}
-
-
 SENTENCE = "the parcel with the kettle left our house on monday and comes by courier on wednesday morning before noon"
 
 
