@@ -14,6 +14,7 @@ _BROKEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd-\
 # inside a word, since a word in capitals may well end on Ã before it.
 _CONTINUED = "\xa0-\xba\xbc-\xbf€‚ƒ„†‡ˆ‰Š‹ŒŽ‘“•˜™š›œžŸ"
 _MOJIBAKE = re.compile(rf"[ÂÃ](?:[{_CONTINUED}]|[”’»…–—](?=[a-z]))|â[€‚„†]|ðŸ|(?:[ÐÑ][{_CONTINUED}]){{2}}")
+_OPENING = re.compile(r"[{<\[]")  # the cheap test before the next one, whose alternatives all have one of these
 _UNFILLED = re.compile(
     r"\{\{[^{}\n]*\}\}|\$?\{[A-Za-z_][\w. -]{0,40}\}|<[A-Z][A-Z_ ]{2,40}>"
     r"|\[(?:INSERT|ENTER|ADD|FILL|YOUR|NAME|DATE|CUSTOMER|ORDER|PRODUCT|COMPANY|LINK|URL|EMAIL|PHONE|PLACEHOLDER|TODO|TBD)\b"
@@ -32,14 +33,14 @@ def encoding(text: str) -> str | None:
     """Of characters that no text has, or that tell of bytes read in a wrong encoding."""
     if broken := _BROKEN.search(text):
         return f"U+{ord(broken[0]):04X} at character {broken.start() + 1}"
-    if mojibake := _MOJIBAKE.search(text):
+    if not text.isascii() and (mojibake := _MOJIBAKE.search(text)):
         return f"{mojibake[0]!r} at character {mojibake.start() + 1}: UTF-8 that was read as another encoding"
     return None
 
 
 def unfilled_template(text: str) -> str | None:
     """Of a placeholder that nobody replaced."""
-    return f"contains {found[0]!r}" if (found := _UNFILLED.search(text)) else None
+    return f"contains {found[0]!r}" if _OPENING.search(text) and (found := _UNFILLED.search(text)) else None
 
 
 def phrase(text: str, phrases: Iterable[str]) -> str | None:

@@ -243,7 +243,7 @@ def test_a_version_that_cannot_be_had_is_told_in_one_line(
     message = refusal(history.workspace, capsys, "nonsense")
     assert f"nonsense: neither a file or folder nor a git revision of {history.workspace.root}" in message
     made = clone(history, tmp_path / "clone", sshd)
-    edit_params(made, {"validate.raw": "data/other"})
+    edit_params(made, {"validate.raw": "data/other", "guidelines.policy": "data/other/policy.yaml"})
     assert "v1: no file of conversations in data/other of that revision" in refusal(made, capsys, "v1", "v2")
     do(made, "git", "checkout", "--quiet", "params.yaml")
     for name, url in {"empty": tmp_path / "empty", "closed": "ssh://127.0.0.1:1/data", "barred": f"{sshd.url}/data"}.items():

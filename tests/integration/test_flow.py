@@ -227,7 +227,7 @@ def second_version(inconclusive: Step, live: Workspace, copies: Path, api: dict[
 
 
 def append_row(workspace: Workspace, number: int) -> None:
-    """Add the first order once more; with a number other than 0 to its question, which makes it another one."""
+    """Add the first order once more; with a number other than 0 its question is another one."""
     path = workspace.data / "raw" / "orders.jsonl"
     row = _row(path, number)
     with path.open("a") as rows:
@@ -247,7 +247,8 @@ def _row(path: Path, number: int) -> dict[str, Any]:
     with path.open() as rows:
         row: dict[str, Any] = json.loads(rows.readline())
     question = next(message for message in row["messages"] if message["role"] == "user")
-    question["content"] += f" it is item {number}" if number else ""
+    if number:
+        question["content"] = f"our cat sat on the keyboard and now there is order {number}, which nobody here wants. what now?"
     return row
 
 

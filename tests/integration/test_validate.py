@@ -158,6 +158,7 @@ def test_accepted_rows_have_the_agreed_columns(default_run: tuple[Workspace, Val
         "reply_words": int,
         "prompt_hash": str,
         "content_hash": str,
+        "text": str,
         "must_say": list,
         "messages": list,
         "input_ids": list,
