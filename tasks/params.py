@@ -79,18 +79,14 @@ class Screening(Section):
 
 class Validate(Screening):
     raw: RelativePath = Field(description="folder of JSONL, JSON, CSV, TSV or Parquet files, also packed with gzip or Zstandard")
-    expectations: RelativePath | None = Field(
-        description="YAML below validate.raw: expectations of yours on the accepted rows, a list of {type, kwargs, severity}"
-    )
+    expectations: RelativePath | None = Field(description="YAML below validate.raw: your own, a list of {type, kwargs, severity}")
     columns: dict[RowKey, str] = Field(
         description="the data's own column by the name wanted here; {} where they are known shapes"
     )
     max_length: int = Field(ge=16, description="tokens of a whole conversation; longer ones are quarantined, so none is cut")
     max_quarantined: Share = Field(description="share of raw rows in quarantine above which the data are refused")
     min_accepted: CountFrom1 = Field(description="accepted rows below which the data are refused")
-    max_unreadable_files: int = Field(
-        ge=0, description="files that break off, above which the data are refused; rows before count"
-    )
+    max_unreadable_files: int = Field(ge=0, description="files that break off, above which the data are refused")
 
 
 class Guidelines(Section):

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CHUNK = 2048
-"""Rows that one process judges at a time."""
+CHUNK_BYTES = 8 << 20
+"""Rows that one process judges at a time, and their bytes, whichever comes first."""
 SMALL = 8 << 20
 """Bytes of raw files up to which a second process would cost more time than it saves."""
 UNREADABLE = "unreadable"
@@ -59,43 +59,26 @@ def validate(section: Validate, guidelines: Guidelines | None, workspace: Worksp
     _remove_old_results(workspace)
     policy = load_policy(workspace.root / guidelines.policy) if guidelines else None
     paths = readers.find_raw_files(workspace.root / section.raw)
-    expectations = load_expectations(workspace.root / section.expectations) if section.expectations else []
-    judge = partial(_Judge, section, guidelines, policy, workspace.base)
-    processes = 1 if sum(path.stat().st_size for path in paths) <= SMALL else None
+    own = load_expectations(workspace.root / section.expectations) if section.expectations else []
     digests: dict[str, str] = {}
-    masked: Counter[str] = Counter()
-    quarantine = Quarantine(workspace.quarantine)
-    with quarantine, TableWriter(workspace.accepted, schema()) as accepted:
-        progress = Progress("validated")
-        for judged in map_ordered(judge, _chunks(workspace, paths, digests), processes):
-            quarantine.add(judged.quarantined)
-            accepted.write(judged.accepted)
-            masked.update(judged.masked)
-            progress.add(judged.accepted.num_rows + len(judged.quarantined))
-        progress.end()
-
-    n_raw = accepted.rows + quarantine.rows
-    if not n_raw:
-        raise DataError(f"{section.raw}: {len(paths)} files without a row; add conversations or change validate.raw")
-    broken = quarantine.counts[UNREADABLE]
-    if broken > section.max_unreadable_files:
-        raise DataError(f"{section.raw}: {broken} files could not be read to the end\n{_top_reasons(quarantine, workspace)}")
-    if not accepted.rows:
-        raise DataError(f"{section.raw}: none of {n_raw} rows can be used\n{_top_reasons(quarantine, workspace)}")
+    judged = _judge(section, guidelines, policy, workspace, paths, digests)
+    if fault := _unusable(judged, section, len(paths)):
+        raise DataError("\n".join([f"{section.raw}: {fault}", *_advice(judged.quarantine, workspace)]))
+    n_raw, quarantine = judged.n_raw, judged.quarantine
     frame = features(workspace.accepted) | {"quarantined_share": quarantine.rows / n_raw}
-    results = check(frame, section, guidelines, policy, workspace.data_docs, expectations)
-    if failed := [result for result in results if not result.success and result.severity == "critical"]:
-        counts = f"{n_raw} rows, {accepted.rows} accepted, {quarantine.rows} quarantined"
-        raise DataError(f"{section.raw}: refused ({counts})\n{_faults(failed)}\n{_top_reasons(quarantine, workspace)}")
+    expectations = check(frame, section, guidelines, policy, workspace.data_docs, own)
+    if failed := [result for result in expectations if not result.success and result.severity == "critical"]:
+        counts = f"{n_raw} rows, {judged.n_accepted} accepted, {quarantine.rows} quarantined"
+        raise DataError("\n".join([f"{section.raw}: refused ({counts})", *map(_fault, failed), *_advice(quarantine, workspace)]))
     base = workspace.base
     return ValidationReport(
         raw_files=digests,
         n_raw=n_raw,
-        n_accepted=accepted.rows,
+        n_accepted=judged.n_accepted,
         n_quarantined=quarantine.rows,
         reasons=dict(quarantine.counts.most_common()),
-        masked=dict(sorted(masked.items())),
-        expectations=results,
+        masked=dict(sorted(judged.masked.items())),
+        expectations=expectations,
         tokenizer_digest=sha256_json({name: sha256_file(base / name) for name in _TOKENIZER_FILES if (base / name).is_file()}),
         accepted_sha256=sha256_file(workspace.accepted),
         quarantine_sha256=sha256_json(hash_tree(workspace.quarantine)),
@@ -104,12 +87,57 @@ def validate(section: Validate, guidelines: Guidelines | None, workspace: Worksp
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
+    """What became of all rows; `masked` counts rows by the kind of what was masked in them."""
+
+    n_accepted: int
+    masked: Counter[str]
+    quarantine: Quarantine
+
+    @property
+    def n_raw(self) -> int:
+        return self.n_accepted + self.quarantine.rows
+
+
+def _judge(
+    section: Validate,
+    guidelines: Guidelines | None,
+    policy: Policy | None,
+    workspace: Workspace,
+    paths: list[Path],
+    digests: dict[str, str],
+) -> _Judged:
+    """Write accepted.parquet and the quarantine, and for each file that was read to its end its sha256 into `digests`."""
+    judge = partial(_Worker, section, guidelines, policy, workspace.base)
+    processes = 1 if sum(path.stat().st_size for path in paths) <= SMALL else None
+    masked: Counter[str] = Counter()
+    progress = Progress("validated")
+    with Quarantine(workspace.quarantine) as quarantine, TableWriter(workspace.accepted, schema()) as accepted:
+        for chunk in map_ordered(judge, _chunks(workspace, paths, digests), processes):
+            quarantine.add(chunk.quarantined)
+            accepted.write(chunk.accepted)
+            masked.update(chunk.masked)
+            progress.add(chunk.accepted.num_rows + len(chunk.quarantined))
+        progress.end()
+    return _Judged(accepted.rows, masked, quarantine)
+
+
+def _unusable(judged: _Judged, section: Validate, n_files: int) -> str | None:
+    """Why there is nothing for expectations to hold."""
+    if not judged.n_raw:
+        return f"{n_files} files without a row; add conversations or change validate.raw"
+    if (broken := judged.quarantine.counts[UNREADABLE]) > section.max_unreadable_files:
+        return f"{broken} files could not be read to the end"
+    return None if judged.n_accepted else f"none of {judged.n_raw} rows can be used"
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
     accepted: "pa.Table"
     masked: list[str]
     quarantined: list[Quarantined]
 
 
-class _Judge:
+class _Worker:
     """Judges chunks of lines in one process; lines that are quarantined already pass through."""
 
     def __init__(self, section: Validate, guidelines: Guidelines | None, policy: Policy | None, base: Path) -> None:
@@ -118,18 +146,25 @@ class _Judge:
         self._rules = Rules(known, control_tokens(tokenizer), section.max_length, section, section.columns)
         self._encoder = Encoder(tokenizer)
 
-    def __call__(self, lines: list[RawLine | Quarantined]) -> _Judged:
+    def __call__(self, lines: list[RawLine | Quarantined]) -> _Chunk:
         accepted: list[Accepted] = []
         quarantined = [line for line in lines if isinstance(line, Quarantined)]
         raw = (line for line in lines if isinstance(line, RawLine))
         for verdict in judge_all(raw, self._rules, self._encoder):
             (accepted if isinstance(verdict, Accepted) else quarantined).append(verdict)  # type: ignore[arg-type]
-        return _Judged(to_table(accepted), [kind for row in accepted for kind in row.masked], quarantined)
+        return _Chunk(to_table(accepted), [kind for row in accepted for kind in row.masked], quarantined)
 
 
 def _chunks(workspace: Workspace, paths: Iterable[Path], digests: dict[str, str]) -> Iterator[list[RawLine | Quarantined]]:
-    lines = (line for path in paths for line in _lines(workspace, path, digests))
-    while chunk := list(islice(lines, CHUNK)):
+    chunk: list[RawLine | Quarantined] = []
+    size = 0
+    for line in (line for path in paths for line in _lines(workspace, path, digests)):
+        chunk.append(line)
+        size += len(line.data) if isinstance(line, RawLine) else 0
+        if len(chunk) == CHUNK or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
         yield chunk
 
 
@@ -154,15 +189,15 @@ def _remove_old_results(workspace: Workspace) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _faults(failed: list[ExpectationResult]) -> str:
-    return "\n".join(f"{result.expectation}({result.column or 'table'}): {result.detail}" for result in failed)
+def _fault(result: ExpectationResult) -> str:
+    return f"{result.expectation}({result.column or 'table'}): {result.detail}"
 
 
-def _top_reasons(quarantine: Quarantine, workspace: Workspace) -> str:
+def _advice(quarantine: Quarantine, workspace: Workspace) -> list[str]:
+    if not quarantine.rows:
+        return []
     shown = workspace.relative(workspace.quarantine)
-    return "\n".join(
-        [*quarantine.lines(), f"mend or remove the rows below {shown}, or change validate and guidelines in params.yaml"]
-    )
+    return [*quarantine.lines(), f"mend or remove the rows below {shown}, or change validate and guidelines in params.yaml"]
 
 
 def _run(workspace: Workspace, params: Params) -> ValidationReport:
