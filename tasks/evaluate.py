@@ -13,7 +13,6 @@ from tasks.environment import describe, keep_freed_memory, pick_device, pick_dty
 from tasks.errors import EvalError, StageInputError
 from tasks.files import sha256_file, sha256_json, tree_digest, write_jsonl
 from tasks.guidelines import Rulebook
-from tasks.lm import load_models
 from tasks.params import Evaluate, Guidelines, Params
 from tasks.paths import ROLES, Workspace
 from tasks.process import stage_main
@@ -106,7 +105,7 @@ def _score(
         if not test.is_file():
             raise StageInputError(f"{test}: missing, so the stage prepare has not finished; run `dvc repro` or `refit run`")
         manager = task_manager(section.general_tasks, workspace.data / "eval")
-        generator, scorer = load_models(model_folder, dtype, pick_device(), section)
+        generator, scorer = _load(model_folder, dtype, section)
         docs = target_docs(pq.read_table(test).to_pylist(), generator.tokenizer)
         generation, loss = target_tasks(docs, Rulebook(guidelines) if guidelines else None, section.max_new_tokens)
         options = {"task_manager": manager, "log_samples": True, "bootstrap_iters": 0, "random_seed": None}
@@ -117,6 +116,26 @@ def _score(
     samples = replies["samples"] | others["samples"]
     directions = replies["higher_is_better"] | others["higher_is_better"]
     return _items(samples, directions), _answers(samples[TARGET]), _hashes(samples)
+
+
+def _load(folder: Path, dtype: str, section: Evaluate) -> tuple[Any, Any]:
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    class Generator(HFLM):
+        """Marks the replies that were cut off by the length limit; lm-eval itself does not tell."""
+
+        def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
+            text: str = super().tok_decode(tokens, skip_special_tokens)
+            return text if isinstance(tokens, int) or self.eot_token_id in tokens else text + CUT
+
+    device = pick_device()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    common = {"pretrained": model, "tokenizer": tokenizer, "device": device, "backend": "causal"}
+    return Generator(**common, batch_size=section.generation_batch_size), HFLM(
+        **common, batch_size=section.loglikelihood_batch_size
+    )
 
 
 def _items(samples: dict[str, list[dict[str, Any]]], directions: dict[str, dict[str, bool]]) -> list[Item]:

@@ -10,7 +10,7 @@ class Progress:
 
     def __init__(self, verb: str) -> None:
         self._verb = verb
-        self._rows = 0
+        self._rows = self._told_rows = 0
         self._began = self._told = time.monotonic()
 
     def add(self, rows: int) -> None:
@@ -21,9 +21,9 @@ class Progress:
 
     def end(self) -> None:
         """Tell the total where it took long enough for a line before."""
-        if self._told > self._began:
+        if self._told_rows not in (0, self._rows):
             self._tell()
 
     def _tell(self) -> None:
-        self._told = time.monotonic()
+        self._told, self._told_rows = time.monotonic(), self._rows
         print(f"{self._verb} {self._rows:,} rows, {self._rows / (self._told - self._began):,.0f} rows/s", flush=True)

@@ -35,7 +35,6 @@ PURE = {
     "integrity",
     "item_scores",
     "language",
-    "lm",
     "local_registry",
     "model_card",
     "ngrams",
