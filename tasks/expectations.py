@@ -12,11 +12,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from tasks.accepted import FEATURES
 from tasks.errors import DataError
-from tasks.files import parse_yaml, write_atomic
+from tasks.files import read_data_yaml, write_atomic
 from tasks.guidelines import Policy
 from tasks.params import Guidelines, Validate
 from tasks.records import ExpectationResult
@@ -39,12 +37,7 @@ def load_expectations(path: Path) -> list[Any]:
         DataError: the file is missing or has faults; each is named.
     """
     _quiet()
-    try:
-        entries = parse_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; params.yaml names it as validate.expectations") from None
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    entries = read_data_yaml(path, "validate.expectations")
     if not isinstance(entries, list):
         raise DataError(f"{path}: found {type(entries).__name__}, wanted a list of {{type, kwargs, severity}}")
     found = [_expectation(entry) for entry in entries]

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from tasks.errors import DataError
+
 # What a model folder of one shard may hold: no pickles, no code.
 MODEL_FILES = (
     "config.json",
@@ -34,6 +36,20 @@ def parse_yaml(text: str) -> Any:
         yaml.YAMLError: it is not YAML.
     """
     return yaml.load(text, Loader=_YAML_LOADER)
+
+
+def read_data_yaml(path: Path, named: str) -> Any:
+    """Plain values of a YAML file that lies with the data; `named` is the parameter that has its path.
+
+    Raises:
+        DataError: it is missing, or not YAML in UTF-8.
+    """
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; params.yaml names it as {named}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def sha256_file(path: Path) -> str:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.errors import DataError
-from tasks.files import parse_yaml
+from tasks.files import read_data_yaml
 from tasks.params import Guidelines
 
 
@@ -46,12 +45,9 @@ def load_policy(path: Path) -> Policy:
     Raises:
         DataError: the file is missing or has faults; each is named.
     """
+    tree = read_data_yaml(path, "guidelines.policy")
     try:
-        return Policy.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; params.yaml names it as guidelines.policy") from None
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        return Policy.model_validate(tree)
     except ValidationError as error:
         faults = "\n".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
         raise DataError(f"{path}: wanted topics of {{category, must_say, policy}}\n{faults}") from None

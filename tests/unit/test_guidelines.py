@@ -112,3 +112,9 @@ def test_a_faulty_policy_is_one_data_error(tmp_path: Path, content: str | None, 
     with pytest.raises(DataError, match=r"policy\.yaml") as caught:
         load_policy(path)
     assert part in str(caught.value)
+
+
+def test_a_policy_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_bytes("topics: {größe: 1}".encode("latin-1"))
+    with pytest.raises(DataError, match=r"policy\.yaml: not YAML: 'utf-8' codec can't decode byte"):
+        load_policy(tmp_path / "policy.yaml")
