@@ -7,7 +7,7 @@ TIERS     := unit integration e2e fault
 # Everything that can be made again. Not in here: params.yaml, data/raw, data/eval, and data/registry, which holds what was
 # published and nobody can train again to the same bytes; nor settings of yours (.env, .dvc/config.local).
 GENERATED := .venv build refit.egg-info .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis .dvc/tmp \
-             data/base data/validated data/prepared data/model data/champion data/scores data/plots data/reports
+             data/base data/validated data/profile.json data/prepared data/model data/champion data/scores data/plots data/reports
 # DVC's cache too, unless older versions of your data may lie there and nowhere else.
 GENERATED += $(if $(wildcard *.dvc data/*.dvc),,.dvc/cache)
 

@@ -21,7 +21,16 @@ from prefect.states import Completed
 from tasks.decision_text import markdown
 from tasks.paths import Workspace
 from tasks.pictures import curves_svg, read_curve
-from tasks.records import EvalReport, GateDecision, PreparedDataset, PushReceipt, Record, TrainedModel, ValidationReport
+from tasks.records import (
+    DriftReport,
+    EvalReport,
+    GateDecision,
+    PreparedDataset,
+    PushReceipt,
+    Record,
+    TrainedModel,
+    ValidationReport,
+)
 
 _STATE_NAMES = {"PASS": "Published", "FAIL": "Rejected", "INCONCLUSIVE": "Inconclusive"}
 _STEP = re.compile(r"step (\d+)/(\d+) ")
@@ -61,6 +70,12 @@ def _(record: ValidationReport, key: str, workspace: Workspace) -> None:
     )
     rows = [result.model_dump(mode="json") for result in record.expectations]
     create_table_artifact(key="expectations", table=rows, description=f"Data Docs: {workspace.relative(workspace.data_docs)}")
+
+
+@_details.register
+def _(record: DriftReport, key: str, workspace: Workspace) -> None:
+    rows = [feature.model_dump(mode="json") for feature in record.features]
+    create_table_artifact(key="drift-features", table=rows, description=f"The data against those of {record.reference}")
 
 
 @_details.register

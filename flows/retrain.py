@@ -28,6 +28,7 @@ def retrain(workspace: str = ".", settings: list[str] | None = None) -> State[An
 
     stages.base(place)
     stages.validate(place)
+    stages.drift(place)
     stages.prepare(place)
     stages.train(place)
     stages.champion(place)

@@ -55,6 +55,7 @@ def _stage_task(stage: str) -> Any:
 
 base = _stage_task("base")
 validate = _stage_task("validate")
+drift = _stage_task("drift")
 prepare = _stage_task("prepare")
 train = _stage_task("train")
 champion = _stage_task("champion")

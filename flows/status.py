@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from tasks.champion import current
+from tasks.drift import current_reference
 from tasks.params import Params
 from tasks.paths import Workspace
-from tasks.records import ChampionRecord, GateDecision
+from tasks.records import ChampionRecord, DriftReport, GateDecision
 from tasks.registry import open_registry
 from tasks.repro import STAGES, changed_stages
 
@@ -48,11 +49,14 @@ def read_status(workspace: Workspace, params: Params) -> Status:
 
 
 def stale_stages(workspace: Workspace, params: Params, stages: list[str]) -> list[str]:
-    """Those of `stages` that are not up to date: by DVC, and for `champion` by the registry."""
+    """Those of `stages` that are not up to date: by DVC, and where they read the registry, by what it holds now."""
     changed = set(changed_stages(workspace, stages))
-    if "champion" in stages and "champion" not in changed and _champion_moved(workspace, params):
-        changed.add("champion")
-    return [stage for stage in stages if stage in changed]
+    moved = {"drift": _reference_moved, "champion": _champion_moved}
+    return [stage for stage in stages if stage in changed or (stage in moved and moved[stage](workspace, params))]
+
+
+def _reference_moved(workspace: Workspace, params: Params) -> bool:
+    return DriftReport.read(workspace.record("drift")).reference != current_reference(workspace, params)
 
 
 def _champion_moved(workspace: Workspace, params: Params) -> bool:

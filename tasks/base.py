@@ -16,10 +16,11 @@ from pathlib import Path
 
 from tasks.errors import BaseModelError, NetworkError
 from tasks.files import MODEL_FILES, hash_tree, sha256_file, sha256_json
-from tasks.params import FolderBase, HubBase, Params, WheelBase
+from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.process import stage_main
 from tasks.records import BaseModelRecord
+from tasks.sections import FolderBase, HubBase, WheelBase
 
 
 def fetch_base(section: WheelBase | HubBase | FolderBase, target: Path, record: Path) -> BaseModelRecord:

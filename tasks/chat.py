@@ -1,19 +1,34 @@
 """From messages to tokens, with the assistant's tokens marked, for any chat template that only ever appends."""
 
+import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from tasks.errors import BaseModelError, DataError, StageInputError
 
 
 class Message(TypedDict):
-    """One message of a conversation, as in TRL's conversational format."""
+    """One message of a conversation, as in TRL's conversational format; with calls of tools as in `tasks.tool_calls`."""
 
     role: str
     content: str
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
+
+
+Tools = Sequence[dict[str, Any]]
+"""The tools that a conversation offers, as JSON schemas; mostly none."""
+
+
+def said(message: Message) -> str:
+    """All that a message says: its text, then its calls of tools as JSON."""
+    if calls := message.get("tool_calls"):
+        return f"{message['content']}\n{json.dumps(calls, ensure_ascii=False, sort_keys=True)}"
+    return message["content"]
 
 
 class Tokens(TypedDict):
@@ -21,6 +36,15 @@ class Tokens(TypedDict):
 
     input_ids: list[int]
     labels: list[int]
+
+
+def conversation(row: Mapping[str, Any]) -> tuple[list[Message], list[dict[str, Any]]]:
+    """Messages and tools of a stored row as they were."""
+    messages: list[Any] = [{key: value for key, value in message.items() if value is not None} for message in row["messages"]]
+    for message in messages:
+        if "tool_calls" in message:
+            message["tool_calls"] = json.loads(message["tool_calls"])
+    return messages, json.loads(row["tools"] or "[]")
 
 
 def load_tokenizer(base: Path) -> Any:
@@ -64,8 +88,8 @@ class Encoder:
         self._tokenizer = tokenizer
         self._layouts: dict[tuple[str, ...], _Layout | None] = {}
 
-    def __call__(self, conversations: Sequence[Sequence[Message]]) -> list[Tokens]:
-        """Tokens of each conversation.
+    def __call__(self, conversations: Sequence[Sequence[Message]], tools: Sequence[Tools] = ()) -> list[Tokens]:
+        """Tokens of each conversation, with the tools that it offers (default: none offers any).
 
         Raises:
             BaseModelError: the template refuses a conversation.
@@ -73,13 +97,13 @@ class Encoder:
         """
         if not conversations:
             return []
-        texts = _render_all(conversations, self._tokenizer)
+        tools = tools or [()] * len(conversations)
+        texts = _render_all(conversations, tools, self._tokenizer)
         encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_offsets_mapping=True)
-        rows = zip(conversations, texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        return [self._labelled(messages, text, ids, offsets) for messages, text, ids, offsets in rows]
+        spans = map(self._spans, conversations, tools, texts)
+        return list(map(self._labelled, spans, encoded["input_ids"], encoded["offset_mapping"]))
 
-    def _labelled(self, messages: Sequence[Message], text: str, ids: list[int], offsets: list[tuple[int, int]]) -> Tokens:
-        spans = self._spans(messages, text)
+    def _labelled(self, spans: list[tuple[int, int]], ids: list[int], offsets: list[tuple[int, int]]) -> Tokens:
         starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
         labels = [-100] * len(ids)
         for start, end in spans:
@@ -93,12 +117,14 @@ class Encoder:
             )
         return {"input_ids": ids, "labels": labels}
 
-    def _spans(self, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
+    def _spans(self, messages: Sequence[Message], tools: Tools, text: str) -> list[tuple[int, int]]:
+        if tools or any("tool_calls" in message for message in messages):
+            return _assistant_spans(messages, tools, text, self._tokenizer)
         roles = tuple(message["role"] for message in messages)
         if roles not in self._layouts:
             self._layouts[roles] = _layout(roles, self._tokenizer)
         layout = self._layouts[roles]
-        return (layout and layout.spans(messages, text)) or _assistant_spans(messages, text, self._tokenizer)
+        return (layout and layout.spans(messages, text)) or _assistant_spans(messages, (), text, self._tokenizer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +154,7 @@ class _Layout:
 def _layout(roles: tuple[str, ...], tokenizer: Any) -> _Layout | None:
     """Found on a conversation whose contents are marks; None if the template does not show each of them once, in order."""
     messages: list[Message] = [{"role": role, "content": f"mark{number:04}"} for number, role in enumerate(roles)]
-    (text,) = _render_all([messages], tokenizer)
+    (text,) = _render_all([messages], [()], tokenizer)
     literals, rest, position = [], text, 0
     places = []
     for message in messages:
@@ -138,28 +164,57 @@ def _layout(roles: tuple[str, ...], tokenizer: Any) -> _Layout | None:
         literals.append(literal)
         places.append((position + len(literal), position + len(literal) + len(found)))
         position = places[-1][1]
-    spans = _assistant_spans(messages, text, tokenizer)
+    spans = _assistant_spans(messages, (), text, tokenizer)
     replies = [index for index, role in enumerate(roles) if role == "assistant"]
     margins = [(index, places[index][0] - a, b - places[index][1]) for index, (a, b) in zip(replies, spans, strict=True)]
     return _Layout((*literals, rest), tuple(margins))
 
 
-def _assistant_spans(messages: Sequence[Message], text: str, tokenizer: Any) -> list[tuple[int, int]]:
+def shows_tools(tokenizer: Any) -> bool:
+    """Whether the chat template shows the tools that are offered, a call of one, and its result."""
+    from jinja2 import TemplateError
+
+    function = {"name": "probe_name", "description": "probe_description", "parameters": {"type": "object", "properties": {}}}
+    call = {"type": "function", "id": "probe0000", "function": {"name": "probe_name", "arguments": {"probe": "probe_value"}}}
+    messages: list[Message] = [
+        {"role": "user", "content": "probe"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "probe_result", "name": "probe_name", "tool_call_id": "probe0000"},
+        {"role": "assistant", "content": "probe"},
+    ]
+    tools = [{"type": "function", "function": function}]
+    try:
+        text = _render(messages, tokenizer, tools)
+        spans = _assistant_spans(messages, tools, text, tokenizer)
+    except (TemplateError, DataError):
+        return False
+    called = text[slice(*spans[0])]
+    return all(("probe_description" in text, "probe_result" in text, "probe_name" in called, "probe_value" in called))
+
+
+def _assistant_spans(messages: Sequence[Message], tools: Tools, text: str, tokenizer: Any) -> list[tuple[int, int]]:
     return [
-        _assistant_span(messages, index, text, tokenizer)
+        _assistant_span(messages, tools, index, text, tokenizer)
         for index, message in enumerate(messages)
         if message["role"] == "assistant"
     ]
 
 
-def prompt_text(messages: Sequence[Message], tokenizer: Any) -> str:
-    """The text after which the assistant's next message is generated."""
-    return _render(messages, tokenizer, add_generation_prompt=True)
+def prompt_and_reply(messages: Sequence[Message], tools: Tools, tokenizer: Any) -> tuple[str, str]:
+    """The text after which the last message is generated, and what is to be generated: its text, or the calls as the template
+    has them, without the end-of-turn token.
+    """
+    prompt = _render(messages[:-1], tokenizer, tools, add_generation_prompt=True)
+    if "tool_calls" not in messages[-1]:
+        return prompt, messages[-1]["content"]
+    text = _render(messages, tokenizer, tools)
+    start, end = _assistant_span(messages, tools, len(messages) - 1, text, tokenizer)
+    return prompt, text[start:end].removesuffix(tokenizer.eos_token)
 
 
-def _assistant_span(messages: Sequence[Message], index: int, text: str, tokenizer: Any) -> tuple[int, int]:
-    before = _render(messages[:index], tokenizer, add_generation_prompt=True)
-    through = _render(messages[: index + 1], tokenizer)
+def _assistant_span(messages: Sequence[Message], tools: Tools, index: int, text: str, tokenizer: Any) -> tuple[int, int]:
+    before = _render(messages[:index], tokenizer, tools, add_generation_prompt=True)
+    through = _render(messages[: index + 1], tokenizer, tools)
     if not (text.startswith(through) and through.startswith(before)):
         raise DataError(
             "chat template: adding a message changes the text before it, so that assistant tokens cannot be told apart"
@@ -168,15 +223,21 @@ def _assistant_span(messages: Sequence[Message], index: int, text: str, tokenize
     return len(before), end + len(tokenizer.eos_token) if end >= 0 else len(through)
 
 
-def _render(messages: Sequence[Message], tokenizer: Any, add_generation_prompt: bool = False) -> str:
-    text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
+def _render(messages: Sequence[Message], tokenizer: Any, tools: Tools, add_generation_prompt: bool = False) -> str:
+    offered = {"tools": list(tools)} if tools else {}
+    text: str = tokenizer.apply_chat_template(
+        list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, **offered
+    )
     return text
 
 
-def _render_all(conversations: Sequence[Sequence[Message]], tokenizer: Any) -> list[str]:
+def _render_all(conversations: Sequence[Sequence[Message]], tools: Sequence[Tools], tokenizer: Any) -> list[str]:
+    """All at once where no tools are offered, since a call of the template has one list of them."""
     from jinja2 import TemplateError
 
     try:
+        if any(tools):
+            return [_render(messages, tokenizer, offered) for messages, offered in zip(conversations, tools, strict=True)]
         texts: list[str] = tokenizer.apply_chat_template(list(conversations), tokenize=False)
     except TemplateError as error:
         raise BaseModelError(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.chat import Encoder, control_tokens, load_tokenizer
+from tasks.chat import Encoder, control_tokens, load_tokenizer, shows_tools
 from tasks.conversations import Accepted, Quarantined, Rules, judge_all
 from tasks.errors import DataError
 from tasks.guidelines import Rulebook, load_policy
@@ -57,13 +57,8 @@ def check_files(paths: Sequence[Path], params: Params, workspace: Workspace) -> 
     """
     section, guidelines = params.validation, params.guidelines
     tokenizer = load_tokenizer(workspace.base) if (workspace.base / "tokenizer.json").is_file() else None
-    rules = Rules(
-        (Rulebook(guidelines), load_policy(workspace.root / guidelines.policy)) if guidelines else None,
-        control_tokens(tokenizer) if tokenizer else (),
-        section.max_length,
-        section,
-        section.columns,
-    )
+    known = (Rulebook(guidelines), load_policy(workspace.root / guidelines.policy)) if guidelines else None
+    rules = Rules(section, known, control_tokens(tokenizer) if tokenizer else (), tokenizer is None or shows_tools(tokenizer))
     encoder = Encoder(tokenizer) if tokenizer else None
     for path in _files(paths):
         found = FileCheck(str(path))

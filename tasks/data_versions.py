@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 
 from tasks.errors import DataError, InputError, TransientError
 from tasks.files import copy_atomic, parse_yaml, sha256_file
-from tasks.params import Validate
 from tasks.paths import Workspace
 from tasks.readers import KINDS, find_raw_files, is_raw_file, read_rows
 from tasks.row_diff import FileRows
+from tasks.sections import Validate
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,11 @@ from tasks.environment import describe, keep_freed_memory, pick_device, pick_dty
 from tasks.errors import EvalError, StageInputError
 from tasks.files import sha256_file, sha256_json, tree_digest, write_jsonl
 from tasks.guidelines import Rulebook
-from tasks.params import Evaluate, Guidelines, Params
+from tasks.params import Params
 from tasks.paths import ROLES, Workspace
 from tasks.process import stage_main
 from tasks.records import EvalReport, Metric
+from tasks.sections import Evaluate, Guidelines
 from tasks.suites import CUT, TARGET, TARGET_LOSS, fresh_datasets_cache, target_docs, target_tasks, task_manager
 
 Item = dict[str, Any]

@@ -16,15 +16,15 @@ from tasks.accepted import FEATURES
 from tasks.errors import DataError
 from tasks.files import read_data_yaml, write_atomic
 from tasks.guidelines import Policy
-from tasks.params import Guidelines, Validate
 from tasks.records import ExpectationResult
+from tasks.sections import Guidelines, Validate
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
 
 _MISSING_SHOWN = 20
-ROLES_PATTERN = r"^(?:system\|)?user\|assistant(?:\|user\|assistant)*$"
+ROLES_PATTERN = r"^(?:system\|)?user\|assistant(?:(?:\|tool)+\|assistant|\|user\|assistant)*$"
 
 
 COLUMNS = (*FEATURES, "quarantined_share")

@@ -8,10 +8,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.params import RowKey
+from tasks.sections import RowKey
+from tasks.tool_calls import as_call, as_tools, decoded, with_tool_calls
 
 Row = dict[str, Any]
 
+_CALL = "function_call"
 # ShareGPT's and its relatives' names for who speaks; roles of OpenAI's own stay, and unknown ones are for the row rules.
 _SPEAKERS = {
     "human": "user",
@@ -21,6 +23,9 @@ _SPEAKERS = {
     "bard": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "function_call": _CALL,
+    "observation": "tool",
+    "function_response": "tool",
 }
 # (prompt, further input, reply) by column name: TRL's, Alpaca's, Dolly's and LongForm's, questions and answers.
 _PAIRS = (
@@ -50,6 +55,8 @@ def as_conversation(row: Any, columns: Mapping[RowKey, str]) -> Any:
     if not isinstance(row, dict):
         return row
     row = row | {wanted: row[theirs] for wanted, theirs in columns.items() if theirs in row}
+    if row.get("tools") is not None:
+        row = row | {"tools": as_tools(row["tools"])}
     if (messages := _messages(row)) is not None:
         row = row | {"messages": messages}
         if "id" not in row:
@@ -60,7 +67,7 @@ def as_conversation(row: Any, columns: Mapping[RowKey, str]) -> Any:
 def _messages(row: Row) -> Any:
     for key in ("messages", "conversations", "conversation"):
         if key in row:
-            found = _decoded(row[key])
+            found = decoded(row[key])  # CSV keeps a list of messages as JSON text
             return _with_system(row, [_message(turn) for turn in found] if isinstance(found, list) else found)
     for prompt, more, reply in _PAIRS:
         if prompt in row and reply in row:
@@ -69,21 +76,15 @@ def _messages(row: Row) -> Any:
     return None
 
 
-def _decoded(value: Any) -> Any:
-    """CSV keeps a list of messages as JSON text."""
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
-
-
 def _message(turn: Any) -> Any:
     if not isinstance(turn, dict):
         return turn
     if {"from", "value"} <= turn.keys():
         turn = {"role": _role_of(turn["from"]), "content": turn["value"]}
+        if turn["role"] == _CALL:
+            turn = {"role": "assistant", "content": "", "tool_calls": as_call(turn["content"])}
+    if turn.get("tool_calls") is not None:
+        turn = with_tool_calls(turn)
     return turn | {"content": _joined(turn["content"])} if isinstance(turn.get("content"), list) else turn
 
 

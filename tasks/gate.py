@@ -14,10 +14,11 @@ from tasks.errors import StageInputError
 from tasks.files import sha256_file
 from tasks.integrity import GENERAL_METRIC, integrity
 from tasks.item_scores import Scores, read_scores
-from tasks.params import Gate, Params
+from tasks.params import Params
 from tasks.paths import ROLES, Workspace
 from tasks.process import stage_main
 from tasks.records import ChampionRecord, EvalReport, GateDecision, RuleResult, Verdict
+from tasks.sections import Gate
 from tasks.statistics import discordance, lower_bound, power_at_no_difference, standard_error
 
 if TYPE_CHECKING:

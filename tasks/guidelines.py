@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.errors import DataError
 from tasks.files import read_data_yaml
-from tasks.params import Guidelines
+from tasks.sections import Guidelines
 
 
 class Topic(BaseModel):

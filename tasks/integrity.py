@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from tasks.item_scores import ItemScores, Key, Scores
-from tasks.params import Gate
 from tasks.records import EvalReport, RuleResult, Verdict
+from tasks.sections import Gate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,18 +18,32 @@ TIMES_LIKELIER = 20  # than the declared language
 # Of letters in UTF-8: 20 Latin ones or 7 syllables of Hangul, which say about as much. Shorter texts are not judged.
 MIN_BYTES = 20
 MAX_CHARACTERS = 1000  # more add time, not certainty
+UNKNOWN = "unknown"
 
 
 def other_language(text: str, language: str) -> str | None:
     """The code of the language that `text` is in, if that is certain and another one than `language`."""
     text = text[:MAX_CHARACTERS]
-    if len("".join(filter(str.isalpha, text)).encode()) < MIN_BYTES:
+    if _too_short(text):
         return None
     confidences = dict(_identifier().rank(text))
     found = max(confidences, key=confidences.__getitem__)
     # zxx is no language, such as code.
     certain = found != "zxx" and confidences[found] >= max(CONFIDENT, TIMES_LIKELIER * confidences[language])
     return str(found) if certain else None
+
+
+def language_of(text: str) -> str:
+    """The code of the language that `text` is in, `unknown` where it is too short to tell or that is not certain."""
+    text = text[:MAX_CHARACTERS]
+    if _too_short(text):
+        return UNKNOWN
+    code, confidence = _identifier().classify(text)
+    return str(code) if confidence >= CONFIDENT else UNKNOWN
+
+
+def _too_short(text: str) -> bool:
+    return len("".join(filter(str.isalpha, text)).encode()) < MIN_BYTES
 
 
 def check_language(language: str) -> None:

@@ -55,6 +55,16 @@ class LocalRegistry:
     def digest(self, version: str) -> str:
         return self._manifest(version).model_digest
 
+    def document(self, version: str, name: str) -> bytes | None:
+        wanted = self._manifest(version).files.get(name)
+        if wanted is None:
+            return None
+        path = self._versions / version / name
+        data = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(data).hexdigest() != wanted:
+            raise _damaged(path)
+        return data
+
     def history(self) -> list[Move]:
         """All moves of the pointer, oldest first. The last line does not count where its move was never completed."""
         lines = self._history.read_bytes().splitlines() if self._history.exists() else []
@@ -127,9 +137,7 @@ class LocalRegistry:
             except FileNotFoundError:
                 raise RegistryError(f"{self._versions / version / name}: missing; restore it from a backup") from None
             if sha256_file(target / name) != sha256:
-                raise RegistryError(
-                    f"{self._versions / version / name}: damaged: not the sha256 of {_MANIFEST}; restore it from a backup"
-                )
+                raise _damaged(self._versions / version / name)
         return manifest
 
     @contextmanager
@@ -219,6 +227,10 @@ class LocalRegistry:
         if version not in self.versions():
             raise RegistryError(f"{self.path}: no version {version}; there are {self.versions()}")
         return _load(Manifest, self._versions / version / _MANIFEST)
+
+
+def _damaged(path: Path) -> RegistryError:
+    return RegistryError(f"{path}: damaged: not the sha256 of {_MANIFEST}; restore it from a backup")
 
 
 def _number(version: str) -> int:

@@ -3,15 +3,15 @@
 Values that come from data or parameters are shown as code, so that nothing in them is read as Markdown, HTML or YAML.
 """
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from tasks.params import FolderBase, HubBase, Train, WheelBase
+from tasks.markdown import block, code, table
 from tasks.records import BaseModelRecord, EvalReport, GateDecision, PreparedDataset, TrainedModel, ValidationReport
+from tasks.sections import FolderBase, HubBase, Train, WheelBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def model_card(facts: CardFacts) -> str:
     metadata = yaml.safe_dump(_metadata(facts), sort_keys=False, width=1000)
     sections = (
         _introduction(facts),
-        "## Use\n\n" + _block(_usage(facts), "python"),
+        "## Use\n\n" + block(_usage(facts), "python"),
         "## Gate\n\n" + facts.decision_markdown.strip(),
         _base(facts),
         _data(facts),
@@ -69,11 +69,11 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
 def _introduction(facts: CardFacts) -> str:
     former = " and the model published before" if facts.decision.champion_version else ""
     return (
-        f"# {_code(facts.name)}\n\n"
-        f"{_code(facts.base.source)} after supervised fine-tuning on {facts.prepared.splits['train'].rows} conversations, "
+        f"# {code(facts.name)}\n\n"
+        f"{code(facts.base.source)} after supervised fine-tuning on {facts.prepared.splits['train'].rows} conversations, "
         f"published by Refit after its gate compared it with the base model{former}. "
         "The license is that of the base model and of the data; this card grants none.\n\n"
-        f"Digest of the model files: {_code(facts.trained.digest)}. `manifest.json` has the sha256 of each file, "
+        f"Digest of the model files: {code(facts.trained.digest)}. `manifest.json` has the sha256 of each file, "
         "`decision.json` the whole decision."
     )
 
@@ -97,7 +97,7 @@ def _usage(facts: CardFacts) -> str:
 
 def _base(facts: CardFacts) -> str:
     rows = {"source": facts.base.source, "sha256 of the source's weights": facts.base_section.sha256, "digest": facts.base.digest}
-    return "## Base model\n\n" + _table(("", "value"), [*rows.items(), ("parameters", facts.base.n_parameters)])
+    return "## Base model\n\n" + table(("", "value"), [*rows.items(), ("parameters", facts.base.n_parameters)])
 
 
 def _reasons(dropped: dict[str, int]) -> str:
@@ -110,12 +110,12 @@ def _data(facts: CardFacts) -> str:
         (name, split.rows, split.messages, split.tokens, split.supervised_tokens) for name, split in prepared.splits.items()
     ]
     text = (
-        f"## Data\n\nVersion (sha256 of the accepted rows): {_code(report.accepted_sha256)}. "
+        f"## Data\n\nVersion (sha256 of the accepted rows): {code(report.accepted_sha256)}. "
         f"{report.n_raw} raw rows: {report.n_accepted} accepted, {report.n_quarantined} quarantined; "
         f"of the accepted rows {sum(prepared.dropped.values())} were dropped ({_reasons(prepared.dropped)}).\n\n"
-        + _table(("split", "rows", "messages", "tokens", "supervised tokens"), splits)
+        + table(("split", "rows", "messages", "tokens", "supervised tokens"), splits)
     )
-    return text + ("\n\n" + _table(("quarantined for", "rows"), report.reasons.items()) if report.reasons else "")
+    return text + ("\n\n" + table(("quarantined for", "rows"), report.reasons.items()) if report.reasons else "")
 
 
 def _training(facts: CardFacts) -> str:
@@ -136,32 +136,9 @@ def _training(facts: CardFacts) -> str:
     }
     parameters = yaml.safe_dump(facts.train_section.model_dump(mode="json"), sort_keys=False)
     return (
-        f"## Training\n\n{_table(('', 'value'), numbers.items())}\n\nParameters:\n\n{_block(parameters.rstrip(), 'yaml')}\n\n"
-        f"Environment:\n\n{_table(('', 'version'), (environment | machine.packages).items())}"
+        f"## Training\n\n{table(('', 'value'), numbers.items())}\n\nParameters:\n\n{block(parameters.rstrip(), 'yaml')}\n\n"
+        f"Environment:\n\n{table(('', 'version'), (environment | machine.packages).items())}"
     )
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    lines += [" | ".join(_code(cell).replace("|", "\\|") for cell in row) for row in rows]
-    return "\n".join(f"| {line} |" for line in lines)
-
-
-def _code(value: object) -> str:
-    """An inline code span, longer than any run of backticks in it, on one line and without invisible characters."""
-    text = "".join(char if char.isprintable() else "\ufffd" for char in " ".join(str(value).split())) or " "
-    fence = "`" * (1 + _longest_run(text))
-    pad = " " if text[0] == "`" or text[-1] == "`" else ""
-    return f"{fence}{pad}{text}{pad}{fence}"
-
-
-def _block(text: str, language: str) -> str:
-    fence = "`" * max(3, 1 + _longest_run(text))
-    return f"{fence}{language}\n{text}\n{fence}"
-
-
-def _longest_run(text: str) -> int:
-    return max((len(run) for run in re.findall("`+", text)), default=0)
 
 
 def _literal(message: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.chat import Message
+from tasks.chat import Message, said
 from tasks.files import sha256_json
 
 
@@ -28,9 +28,9 @@ class Identity:
 
 def identify(messages: Sequence[Message]) -> Identity:
     """The identity of a conversation; each message is normalised once."""
-    said = [(message["role"], normalise(message["content"])) for message in messages]
-    text = " ".join(content for role, content in said if role != "system")
-    return Identity(sha256_json(said[:-1]), sha256_json(said), text)
+    turns = [(message["role"], normalise(said(message))) for message in messages]
+    text = " ".join(content for role, content in turns if role != "system")
+    return Identity(sha256_json(turns[:-1]), sha256_json(turns), text)
 
 
 class _Blanks(dict[int, str]):

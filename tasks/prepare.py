@@ -5,20 +5,24 @@ python -m tasks.prepare
 
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.contamination import contaminated
+from tasks.dataset_card import dataset_card
 from tasks.dedupe import conflicts, near_duplicates
 from tasks.environment import work_offline
 from tasks.errors import DataError, StageInputError
-from tasks.files import sha256_file, write_jsonl
-from tasks.params import Params, Prepare
+from tasks.files import sha256_file, write_atomic, write_jsonl
+from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.process import stage_main
 from tasks.records import PreparedDataset, SplitStatistics
+from tasks.sections import Prepare
 from tasks.suites import fresh_datasets_cache, general_texts
 from tasks.tables import ROW_GROUP, TableWriter
 
@@ -26,13 +30,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SPLITS = ("train", "eval", "test")
-REASONS = ("duplicate", "near_duplicate", "contaminated")
-_KEYS = ("id", "source", "group", "prompt_hash", "content_hash", "text")
-Rows = dict[str, list[str]]
+REASONS = ("duplicate", "near_duplicate", "contaminated", "replay_surplus")
+_KEYS = ("id", "source", "group", "replay", "prompt_hash", "content_hash", "text")
+Rows = dict[str, list[Any]]
 
 
 class Drop(NamedTuple):
-    """Why a row is in no split: what it repeats (the place of a row, or the name of an item), and how much of it."""
+    """Why a row is in no split: what it repeats (the place of a row, the name of an item, nothing), and how much of it."""
 
     reason: str
     of: str
@@ -42,7 +46,7 @@ class Drop(NamedTuple):
 def prepare(
     section: Prepare, accepted: Path, target: Path, record: Path, protected: Iterable[tuple[str, str]] = ()
 ) -> PreparedDataset:
-    """Write {train,eval,test}.parquet, dropped.jsonl and conflicts.jsonl below `target`, then the record.
+    """Write {train,eval,test}.parquet, dropped.jsonl, conflicts.jsonl and a dataset card below `target`, then the record.
 
     Each split has the columns of the accepted rows and `cluster`, what decides its split (see `cluster_of`). Of rows that repeat
     each other the first of the test split stays, else of the eval split, else of the train split, so that what is dropped is what
@@ -62,9 +66,10 @@ def prepare(
     rows = _read_keys(accepted)
     n_accepted = len(rows["id"])
     clusters = [cluster_of(group, prompt) for group, prompt in zip(rows["group"], rows["prompt_hash"], strict=True)]
-    splits = [split_of(cluster, section) for cluster in clusters]
+    splits = ["train" if replay else split_of(cluster, section) for replay, cluster in zip(rows["replay"], clusters, strict=True)]
     dropped = _repetitions(rows, splits, section.near_duplicate_threshold)
     dropped |= _leaks(rows, splits, dropped, protected, section.contamination_threshold)
+    dropped |= _surplus(rows, splits, dropped, section)
     places = [None if row in dropped else split for row, split in enumerate(splits)]
     if empty := [name for name in SPLITS if name not in places]:
         raise DataError(
@@ -75,15 +80,17 @@ def prepare(
     write_jsonl(target / "dropped.jsonl", (_line(rows, row) | dropped[row]._asdict() for row in sorted(dropped)))
     differing = conflicts(zip(rows["prompt_hash"], rows["content_hash"], strict=True))
     write_jsonl(target / "conflicts.jsonl", ([_line(rows, row) for row in conflict.rows] for conflict in differing))
-    reasons = [drop.reason for drop in dropped.values()]
-    return PreparedDataset(
-        accepted_sha256=sha256_file(accepted),
-        n_accepted=n_accepted,
-        dropped={reason: reasons.count(reason) for reason in REASONS},
-        n_conflicts=len(differing),
-        splits=statistics,
-        files={path.name: sha256_file(path) for path in sorted(target.iterdir())},
-    ).write(record)
+    counts = Counter(drop.reason for drop in dropped.values())
+    facts: dict[str, Any] = {
+        "accepted_sha256": sha256_file(accepted),
+        "n_accepted": n_accepted,
+        "splits": statistics,
+        "dropped": {reason: counts[reason] for reason in REASONS},
+        "n_conflicts": len(differing),
+        "n_replayed": sum(replay and place is not None for replay, place in zip(rows["replay"], places, strict=True)),
+    }
+    write_atomic(target / "README.md", dataset_card(section, **facts).encode())
+    return PreparedDataset(**facts, files={path.name: sha256_file(path) for path in sorted(target.iterdir())}).write(record)
 
 
 def cluster_of(group: str, prompt_hash: str) -> str:
@@ -93,11 +100,14 @@ def cluster_of(group: str, prompt_hash: str) -> str:
 
 def split_of(cluster: str, section: Prepare) -> str:
     """The split of a cluster: its salted hash as a number in [0, 1) against the fractions. Growth of the data moves no row."""
-    digest = hashlib.sha256(f"{section.split_salt}:{cluster}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
+    place = int.from_bytes(_salted(cluster, section)[:8], "big") / 2**64
     if place < section.test_fraction:
         return "test"
     return "eval" if place < section.test_fraction + section.eval_fraction else "train"
+
+
+def _salted(key: str, section: Prepare) -> bytes:
+    return hashlib.sha256(f"{section.split_salt}:{key}".encode()).digest()
 
 
 def _read_keys(accepted: Path) -> Rows:
@@ -135,6 +145,15 @@ def _leaks(
     train = members["train"]
     leaks = contaminated((rows["text"][row] for row in train), [*scored, *protected], threshold)
     return {train[leak.row]: Drop("contaminated", leak.of, round(leak.overlap, 4)) for leak in leaks}
+
+
+def _surplus(rows: Rows, splits: Sequence[str], dropped: dict[int, Drop], section: Prepare) -> dict[int, Drop]:
+    """Replayed rows beyond their share of the train split: where the others grow, more of them come in."""
+    train = [row for row, split in enumerate(splits) if split == "train" and row not in dropped]
+    replayed = [row for row in train if rows["replay"][row]]
+    room = floor((len(train) - len(replayed)) * section.replay_share / (1 - section.replay_share) + 1e-9)
+    in_order = sorted(replayed, key=lambda row: _salted(rows["content_hash"][row], section))
+    return {row: Drop("replay_surplus", "", 0.0) for row in in_order[room:]}
 
 
 def _line(rows: Rows, row: int) -> dict[str, Any]:

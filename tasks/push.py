@@ -15,8 +15,17 @@ from tasks.model_card import CardFacts, model_card
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.process import stage_main
-from tasks.records import BaseModelRecord, EvalReport, GateDecision, PreparedDataset, PushReceipt, TrainedModel, ValidationReport
-from tasks.registry import Pointer, Registry, open_registry, publishable_files
+from tasks.records import (
+    BaseModelRecord,
+    DriftReport,
+    EvalReport,
+    GateDecision,
+    PreparedDataset,
+    PushReceipt,
+    TrainedModel,
+    ValidationReport,
+)
+from tasks.registry import PROFILE, Pointer, Registry, open_registry, publishable_files
 
 _ROWS_SEARCHED = 1000
 
@@ -42,7 +51,11 @@ def push(registry: Registry, workspace: Workspace, params: Params) -> PushReceip
     else:
         card = model_card(_facts(decision, workspace, params))
         record = json.dumps(decision.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-        documents = {"README.md": card.encode("utf-8", "replace"), "decision.json": record.encode("utf-8", "replace")}
+        documents = {
+            "README.md": card.encode("utf-8", "replace"),
+            "decision.json": record.encode("utf-8", "replace"),
+            PROFILE: workspace.profile.read_bytes(),
+        }
         champion = registry.publish(
             workspace.candidate, decision.candidate_digest, documents, decision.champion_version, decision.summary()
         )
@@ -86,6 +99,7 @@ def _check_champion(decision: GateDecision, champion: Pointer | None, registry: 
 def _facts(decision: GateDecision, workspace: Workspace, params: Params) -> CardFacts:
     base = BaseModelRecord.read(workspace.record("base"))
     validation = ValidationReport.read(workspace.record("validate"))
+    compared = DriftReport.read(workspace.record("drift"))
     prepared = PreparedDataset.read(workspace.record("prepare"))
     trained = TrainedModel.read(workspace.record("train"))
     evaluated = EvalReport.read(workspace.record("evaluate@candidate"))
@@ -95,6 +109,7 @@ def _facts(decision: GateDecision, workspace: Workspace, params: Params) -> Card
         "base": base.digest == decision.base_digest == trained.base_digest,
         "prepare": trained.train_sha256 in prepared.files.values(),
         "validate": validation.accepted_sha256 == prepared.accepted_sha256,
+        "drift": compared.accepted_sha256 == prepared.accepted_sha256,
     }
     if wrong := [name for name, fits in chain.items() if not fits]:
         raise StageInputError(

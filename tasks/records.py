@@ -105,6 +105,41 @@ class ValidationReport(Record):
         )
 
 
+class DriftedFeature(Record):
+    """One feature of the data against the version before: a distance in [0, 1], and the chance of one as large without drift.
+
+    `moved` has the values whose shares changed most, in words.
+    """
+
+    feature: str
+    distance: float
+    max_distance: float
+    p_value: float
+    drifted: bool
+    moved: list[str]
+
+
+class DriftReport(Record):
+    """Of `drift`: against the data of the published version `reference`, None if there is none of other data."""
+
+    accepted_sha256: str
+    reference: str | None
+    features: list[DriftedFeature]
+
+    def summary(self) -> str:
+        if self.reference is None:
+            return "no published version of other data to compare with"
+        drifted = [feature for feature in self.features if feature.drifted]
+        if not drifted:
+            return f"no drift against the data of {self.reference}"
+        lines = (
+            f"\n  {feature.feature}: distance {feature.distance:.2f}, allowed {feature.max_distance:.2f}"
+            + "".join(f"; {value}" for value in feature.moved)
+            for feature in drifted
+        )
+        return f"drift of {len(drifted)} features against the data of {self.reference}" + "".join(lines)
+
+
 class SplitStatistics(Record):
     """Of one split; tokens with the base model's tokenizer and chat template."""
 
@@ -116,20 +151,22 @@ class SplitStatistics(Record):
 
 
 class PreparedDataset(Record):
-    """Of `prepare`. n_accepted = rows of the three splits + sum over dropped (duplicate, near_duplicate, contaminated)."""
+    """Of `prepare`. n_accepted = rows of the three splits + sum over `dropped`; `n_replayed` of those of `train` are replayed."""
 
     accepted_sha256: str
     n_accepted: int
     dropped: dict[str, int]
     n_conflicts: int
+    n_replayed: int
     splits: dict[str, SplitStatistics]
     files: dict[str, str]
 
     def summary(self) -> str:
         splits = ", ".join(f"{name} {split.rows}" for name, split in self.splits.items())
+        replayed = f" ({self.n_replayed} of train are replayed)" if self.n_replayed else ""
         dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in self.dropped.items() if count) or "none"
         conflicts = f"; {self.n_conflicts} prompts have more than one reply" if self.n_conflicts else ""
-        return f"{self.n_accepted} accepted rows: {splits}; dropped: {dropped}{conflicts}"
+        return f"{self.n_accepted} accepted rows: {splits}{replayed}; dropped: {dropped}{conflicts}"
 
 
 class TrainedModel(Record):

@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.errors import RegistryError, StageInputError
 from tasks.files import MODEL_FILES, sha256_file
-from tasks.params import Push
 from tasks.paths import Workspace
+from tasks.sections import Push
 
 # What may be published: a model folder, also in several shards.
 PUBLISHABLE = (*MODEL_FILES, "*.safetensors", "model.safetensors.index.json")
+PROFILE = "data_profile.json"
+"""The document of a version that says what its data looked like."""
 
 
 class Stored(BaseModel):
@@ -74,6 +76,13 @@ class Registry(Protocol):
 
         Raises:
             RegistryError: there is no such version.
+        """
+
+    def document(self, version: str, name: str) -> bytes | None:
+        """A file beside the model, as it was published; None if the version has none of that name.
+
+        Raises:
+            RegistryError: there is no such version, or the file is not what was published.
         """
 
     def withdrawn(self, digest: str) -> str | None:

@@ -17,6 +17,7 @@ from tasks.process import ERROR_PREFIX, on_parent_death, parse_error
 from tasks.records import (
     BaseModelRecord,
     ChampionRecord,
+    DriftReport,
     EvalReport,
     GateDecision,
     PreparedDataset,
@@ -28,6 +29,7 @@ from tasks.records import (
 STAGES: dict[str, type[Record]] = {
     "base": BaseModelRecord,
     "validate": ValidationReport,
+    "drift": DriftReport,
     "prepare": PreparedDataset,
     "train": TrainedModel,
     "champion": ChampionRecord,
@@ -49,8 +51,8 @@ _MISSING = re.compile(r"^ERROR: failed to reproduce '.*': \[Errno 2\] No such fi
 def changed_stages(workspace: Workspace, stages: Sequence[str]) -> list[str]:
     """Those of `stages` whose inputs, parameters, command or outputs differ from dvc.lock, in the given order; about 40 ms.
 
-    `champion`, which DVC always runs since the registry is not its own, counts as changed here only if it never ran; whoever
-    calls compares its record with the registry.
+    `drift` and `champion`, which DVC always runs since the registry is not its own, count as changed here only for other reasons;
+    whoever calls compares their records with the registry.
 
     Raises:
         InputError: DVC was never set up here, or cannot read dvc.yaml, dvc.lock or its own settings.

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tasks.formats import as_conversation
-from tasks.params import RowKey
 from tasks.readers import RawLine
+from tasks.sections import RowKey
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,11 +5,12 @@ Each rule says in a few words what is wrong with the messages of a row, or None.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from tasks import text_faults
-from tasks.chat import Message
+from tasks.chat import Message, said
 from tasks.language import check_language, other_language
-from tasks.params import Screening
+from tasks.sections import Screening
 from tasks.sensitive import NAMES, Find, Kind, check_regions, find_personal_data, find_secret, mask
 
 
@@ -30,8 +31,7 @@ def mask_messages(messages: list[Message], section: Screening) -> tuple[list[Mes
     masked = list(messages)
     for find in _finds_to_mask(section):
         for index, message in enumerate(masked):
-            text, found = mask(message["content"], find)
-            masked[index] = {**message, "content": text}
+            masked[index], found = _masked(message, find)
             kinds |= found
     return masked, tuple(sorted(kinds))
 
@@ -64,12 +64,26 @@ def wrong_language(messages: Sequence[Message], section: Screening) -> str | Non
 
 def _first_find(messages: Sequence[Message], find: Find) -> str | None:
     """Names the kind only: the find must not travel on. Most rows have none, which one look at all messages tells."""
-    if find("\n".join(message["content"] for message in messages)) is None:
+    if find("\n".join(map(said, messages))) is None:
         return None
     for number, message in enumerate(messages, start=1):
-        if found := find(message["content"]):
+        if found := find(said(message)):
             return f"message {number} ({message['role']}): {NAMES[found.kind]}"
     return None
+
+
+def _masked(value: Any, find: Find) -> tuple[Any, set[Kind]]:
+    """A message or a part of it with every text in it masked, those of calls of tools too."""
+    if isinstance(value, str):
+        return mask(value, find)
+    kinds: set[Kind] = set()
+    if isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        masked = {key: _masked(part, find) for key, part in parts}
+        kinds = {kind for _, found in masked.values() for kind in found}
+        whole = {key: part for key, (part, _) in masked.items()}
+        value = whole if isinstance(value, dict) else list(whole.values())
+    return value, kinds
 
 
 def _finds_to_mask(section: Screening) -> list[Find]:

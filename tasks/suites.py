@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.chat import prompt_text
+from tasks.chat import conversation, prompt_and_reply
 from tasks.errors import DataError
 from tasks.guidelines import Rulebook, missing_facts
 from tasks.normalisation import normalise
@@ -62,19 +62,19 @@ def general_texts(names: Sequence[str], folder: Path) -> Iterator[tuple[str, str
 
 def target_docs(rows: list[Doc], tokenizer: Any) -> list[Doc]:
     """One doc a conversation of the test split: everything before the last reply as `prompt`, the last reply as `reply`."""
-    replies = [row["messages"][-1]["content"] for row in rows]
-    encoded = tokenizer(replies, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    texts = [prompt_and_reply(*conversation(row), tokenizer) for row in rows]
+    encoded = tokenizer([reply for _, reply in texts], add_special_tokens=False, return_attention_mask=False)["input_ids"]
     return [
         {
             "id": row["id"],
             "cluster": row["cluster"],
             "topic": row["topic"],
-            "prompt": prompt_text(row["messages"][:-1], tokenizer),
+            "prompt": prompt,
             "reply": reply,
             "reply_tokens": len(tokens),
             "must_say": list(row["must_say"]),
         }
-        for row, reply, tokens in zip(rows, replies, encoded, strict=True)
+        for row, (prompt, reply), tokens in zip(rows, texts, encoded, strict=True)
     ]
 
 

@@ -18,10 +18,11 @@ from typing import Any
 from tasks.environment import describe, keep_freed_memory, pick_device, pick_dtype, work_offline
 from tasks.errors import StageInputError, TrainingError
 from tasks.files import sha256_file, sha256_json, tree_digest, write_atomic
-from tasks.params import Params, Train
+from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.process import stage_main
 from tasks.records import TrainedModel
+from tasks.sections import Train
 
 COMPLETE = "COMPLETE"
 

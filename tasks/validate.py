@@ -17,20 +17,21 @@ from typing import TYPE_CHECKING
 
 from tasks import readers
 from tasks.accepted import features, schema, to_table
-from tasks.chat import Encoder, control_tokens, load_tokenizer
+from tasks.chat import Encoder, control_tokens, load_tokenizer, shows_tools
 from tasks.conversations import Accepted, Quarantined, Rules, judge_all
 from tasks.errors import DataError
 from tasks.expectations import check, load_expectations
 from tasks.files import hash_tree, sha256_file, sha256_json
 from tasks.guidelines import Policy, Rulebook, load_policy
 from tasks.parallel import map_ordered
-from tasks.params import Guidelines, Params, Validate
+from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.process import stage_main
 from tasks.progress import Progress
 from tasks.quarantine import Quarantine
 from tasks.readers import RawLine
 from tasks.records import ExpectationResult, ValidationReport
+from tasks.sections import Guidelines, Validate
 from tasks.tables import TableWriter
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class _Worker:
     def __init__(self, section: Validate, guidelines: Guidelines | None, policy: Policy | None, base: Path) -> None:
         tokenizer = load_tokenizer(base)
         known = (Rulebook(guidelines), policy) if guidelines and policy else None
-        self._rules = Rules(known, control_tokens(tokenizer), section.max_length, section, section.columns)
+        self._rules = Rules(section, known, control_tokens(tokenizer), shows_tools(tokenizer))
         self._encoder = Encoder(tokenizer)
 
     def __call__(self, lines: list[RawLine | Quarantined]) -> _Chunk:

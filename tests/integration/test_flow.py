@@ -325,7 +325,7 @@ def test_too_few_items_are_inconclusive(inconclusive: Step) -> None:
 def test_the_next_approved_candidate_replaces_the_champion(second_version: Step) -> None:
     assert second_version.done.returncode == 0, second_version.output
     assert second_version.done.stdout.startswith("Published: published v2 ")
-    assert second_version.ran == ["validate", "prepare", "gate"]
+    assert second_version.ran == ["validate", "drift", "prepare", "gate"]
     registry = registry_of(second_version.left)
     assert (registry.versions(), champion_of(second_version.left)) == (["v1", "v2"], "v2")
     assert [(move.version, move.previous) for move in registry.history()] == [("v1", None), ("v2", "v1")]
@@ -333,7 +333,7 @@ def test_the_next_approved_candidate_replaces_the_champion(second_version: Step)
 
 
 def test_a_row_that_prepare_drops_trains_and_scores_nothing(inconclusive: Step, second_version: Step) -> None:
-    assert second_version.ran == ["validate", "prepare", "gate"], "the gate ran for its own parameter"
+    assert second_version.ran == ["validate", "drift", "prepare", "gate"], "the gate ran for its own parameter"
     old, new = (PreparedDataset.read(step.left.record("prepare")) for step in (inconclusive, second_version))
     assert (new.n_accepted, new.dropped["duplicate"]) == (old.n_accepted + 1, old.dropped["duplicate"] + 1)
     assert new.splits == old.splits
@@ -352,4 +352,4 @@ def test_a_row_makes_stale_what_depends_on_its_split(second_version: Step, tmp_p
     new = prepare(params.prepare, workspace.accepted, workspace.prepared, workspace.record("prepare"))
     assert {name for name in new.splits if new.splits[name] != old.splits[name]} == {split}
     assert new.splits[split].rows == old.splits[split].rows + 1
-    assert changed_stages(workspace, list(STAGES)) == ["validate", "prepare", *stale]
+    assert changed_stages(workspace, list(STAGES)) == ["validate", "drift", "prepare", *stale]

@@ -12,9 +12,10 @@ from tasks.errors import StageInputError
 from tasks.files import sha256_file
 from tasks.gate import gate
 from tasks.item_scores import COLUMNS, read_scores
-from tasks.params import Gate, load_params
+from tasks.params import load_params
 from tasks.paths import Workspace
 from tasks.records import ChampionRecord, Environment, EvalReport, GateDecision
+from tasks.sections import Gate
 
 REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = Environment(python="3", platform="x", device="cpu", threads=2, git_commit=None, packages={})

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks.chat import Encoder, control_tokens, load_tokenizer
+from tasks.chat import Encoder, control_tokens, conversation, load_tokenizer, shows_tools
 from tasks.errors import BaseModelError, DataError, StageInputError
 from tasks.files import sha256_file, tree_digest
 from tasks.params import Params, load_params
@@ -105,7 +105,7 @@ def test_no_row_is_lost(default_run: tuple[Workspace, ValidationReport]) -> None
     quarantine = {f"{row['file']}:{row['line']}": row["raw"] for row in read_quarantine(workspace)}
     assert [row["source"] for row in rows] == [source for source in raw if source not in quarantine]
     assert {source: raw[source] for source in quarantine} == quarantine
-    assert all(json.loads(raw[row["source"]])["messages"] == row["messages"] for row in rows)
+    assert all(json.loads(raw[row["source"]])["messages"] == conversation(row)[0] for row in rows)
     assert (report.n_raw, report.n_accepted, report.n_quarantined) == (len(raw), len(rows), len(quarantine))
     assert report.reasons == Counter(row["reason"] for row in read_quarantine(workspace))
     assert report.n_raw == report.n_accepted + sum(report.reasons.values())
@@ -147,6 +147,7 @@ def test_accepted_rows_have_the_agreed_columns(default_run: tuple[Workspace, Val
         "id": str,
         "source": str,
         "group": str,
+        "replay": bool,
         "topic": str,
         "category": str,
         "priority": str,
@@ -161,10 +162,11 @@ def test_accepted_rows_have_the_agreed_columns(default_run: tuple[Workspace, Val
         "text": str,
         "must_say": list,
         "messages": list,
+        "tools": str,
         "input_ids": list,
         "labels": list,
     }
-    assert list(row["messages"][0]) == ["role", "content"]
+    assert list(row["messages"][0]) == ["role", "content", "tool_calls", "tool_call_id", "name"]
 
 
 def test_tokens_are_those_of_the_chat_template(default_run: tuple[Workspace, ValidationReport], base: Path) -> None:
@@ -436,3 +438,26 @@ def test_a_damaged_tokenizer_and_a_missing_template_are_told_apart(tmp_path: Pat
     assert control_tokens(tokenizer) == ("<|im_end|>", "<|im_start|>")
     with pytest.raises(BaseModelError, match=rf"{tmp_path}: its chat template refuses a conversation: no system"):
         Encoder(tokenizer)([[{"role": "user", "content": "Hi"}]])
+
+
+def test_tools_are_shown_by_a_template_that_shows_them_only(base: Path) -> None:
+    tokenizer = load_tokenizer(base)
+    assert not shows_tools(tokenizer)
+    tokenizer.chat_template = (
+        "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+        "{% for call in message.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    assert shows_tools(tokenizer)
+    function = {"name": "find", "arguments": {"order": "A1"}}
+    messages = [
+        {"role": "user", "content": "When?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]},
+        {"role": "tool", "content": "in 5 days"},
+        {"role": "assistant", "content": "Soon."},
+    ]
+    tools = [{"type": "function", "function": {"name": "find", "description": "finds", "parameters": {}}}]
+    (tokens,) = Encoder(tokenizer)([messages], [tools])  # type: ignore[list-item]
+    trained = tokenizer.decode([label for label in tokens["labels"] if label != -100])
+    assert trained == f"{json.dumps(function)}<|im_end|>Soon.<|im_end|>"

@@ -1,13 +1,24 @@
 """A tokenizer and chat templates that cost nothing, for tests of what is done with tokens."""
 
+import json
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import Any
 
-from tasks.chat import Message
+from tasks.chat import Message, Tools
 
 EOS = "<eos>"
-Template = Callable[[Sequence[Message], bool], str]
+Template = Callable[..., str]
+
+
+def with_tools(messages: Sequence[Message], generate: bool, tools: Tools = ()) -> str:
+    """As Qwen's template does: tools first, a call as JSON in the assistant's turn, results in a turn of the user."""
+    shown: list[Message] = [{"role": "tools", "content": json.dumps(tools)}] if tools else []
+    for message in messages:
+        calls = "".join(f"<call>{json.dumps(call['function'])}</call>" for call in message.get("tool_calls", ()))
+        role = "user" if message["role"] == "tool" else message["role"]
+        shown.append({"role": role, "content": message["content"] + calls})
+    return chatml(shown, generate)
 
 
 def chatml(messages: Sequence[Message], generate: bool) -> str:
@@ -25,18 +36,11 @@ class FakeTokenizer:
         self.template = template
         self.pieces = re.compile(pieces, re.DOTALL)
 
-    @overload
-    def apply_chat_template(self, messages: list[Message], tokenize: bool, add_generation_prompt: bool = ...) -> str: ...
-    @overload
-    def apply_chat_template(
-        self, messages: list[list[Message]], tokenize: bool, add_generation_prompt: bool = ...
-    ) -> list[str]: ...
-
-    def apply_chat_template(self, messages: Any, tokenize: bool, add_generation_prompt: bool = False) -> str | list[str]:
+    def apply_chat_template(self, messages: Any, tokenize: bool, add_generation_prompt: bool = False, **offered: Any) -> Any:
         assert not tokenize
         if messages and isinstance(messages[0], list):
             return [self.template(conversation, add_generation_prompt) for conversation in messages]
-        return self.template(messages, add_generation_prompt)
+        return self.template(messages, add_generation_prompt, **(offered if self.template is with_tools else {}))
 
     def __call__(
         self, texts: list[str], add_special_tokens: bool, return_attention_mask: bool, return_offsets_mapping: bool = False

@@ -3,11 +3,13 @@
 import hashlib
 from pathlib import Path
 
+from tasks.data_profile import Profile
 from tasks.files import hash_tree, sha256_json, tree_digest
 from tasks.params import Params, load_params
 from tasks.paths import Workspace
 from tasks.records import (
     BaseModelRecord,
+    DriftReport,
     Environment,
     EvalReport,
     GateDecision,
@@ -47,9 +49,18 @@ def make_workspace(root: Path) -> tuple[Workspace, Params]:
     return Workspace(root), load_params(root / "params.yaml")
 
 
-def approve(workspace: Workspace, weights: bytes, champion: Pointer | None, verdict: Verdict = "PASS") -> str:
-    """Write the candidate and all records as if the gate had judged it against `champion`; returns its digest."""
+def approve(
+    workspace: Workspace, weights: bytes, champion: Pointer | None, verdict: Verdict = "PASS", accepted: str | None = None
+) -> str:
+    """Write the candidate and all records as if the gate had judged it against `champion`; returns its digest.
+
+    With `accepted`, the hash of the accepted rows, it is the stage drift itself that compares them.
+    """
     digest = write_model(workspace.candidate, weights)
+    if accepted is None:
+        accepted = sha("accepted")
+        DriftReport(accepted_sha256=accepted, reference=None, features=[]).write(workspace.record("drift"))
+        Profile(accepted_sha256=accepted, rows=549, counts={}).write(workspace.profile)
     base = {"config.json": sha("base")}
     files = {"train.parquet": sha("train"), "test.parquet": sha("test")}
     split = SplitStatistics(rows=378, messages=1306, tokens=40664, supervised_tokens=19452, max_tokens=232)
@@ -64,15 +75,16 @@ def approve(workspace: Workspace, weights: bytes, champion: Pointer | None, verd
         reasons={"no_reply": 70, "too_long": 1},
         masked={},
         expectations=[],
-        accepted_sha256=sha("accepted"),
+        accepted_sha256=accepted,
         tokenizer_digest=sha("tokenizer"),
         quarantine_sha256=sha("quarantine"),
     ).write(workspace.record("validate"))
     PreparedDataset(
-        accepted_sha256=sha("accepted"),
+        accepted_sha256=accepted,
         n_accepted=549,
-        dropped={"duplicate": 2, "near_duplicate": 1, "contaminated": 0},
+        dropped={"duplicate": 2, "near_duplicate": 1, "contaminated": 0, "replay_surplus": 0},
         n_conflicts=0,
+        n_replayed=0,
         splits={"train": split, "eval": split, "test": split},
         files=files,
     ).write(workspace.record("prepare"))

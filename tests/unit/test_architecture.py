@@ -21,13 +21,27 @@ ROOT = Path(__file__).parents[2]
 
 # Layers of tasks/, lowest first. A module may import those of its own layer and of lower ones, but for stages: none imports
 # another, so that each can be run, replaced and understood alone.
-COMMON = {"errors", "files", "paths", "params", "overrides", "records", "process", "guidelines", "chat", "environment"}
+COMMON = {
+    "errors",
+    "files",
+    "paths",
+    "sections",
+    "params",
+    "overrides",
+    "records",
+    "process",
+    "guidelines",
+    "chat",
+    "environment",
+}
 PURE = {
     "accepted",
     "contamination",
     "conversations",
     "data_check",
+    "data_profile",
     "data_versions",
+    "dataset_card",
     "decision_text",
     "dedupe",
     "expectations",
@@ -36,6 +50,7 @@ PURE = {
     "item_scores",
     "language",
     "local_registry",
+    "markdown",
     "model_card",
     "ngrams",
     "normalisation",
@@ -47,14 +62,16 @@ PURE = {
     "registry",
     "repro",
     "row_diff",
+    "row_rules",
     "screening",
     "sensitive",
     "statistics",
     "suites",
     "tables",
     "text_faults",
+    "tool_calls",
 }
-STAGES = {"base", "validate", "prepare", "train", "champion", "evaluate", "gate", "push"}
+STAGES = {"base", "validate", "drift", "prepare", "train", "champion", "evaluate", "gate", "push"}
 LAYERS = {f"tasks.{name}": rank for rank, layer in enumerate((COMMON, PURE, STAGES)) for name in layer}
 
 HEAVY = {
@@ -78,6 +95,7 @@ HEAVY = {
     "stdnum",
     "py3langid",
     "rensa",
+    "scipy",
 }
 
 # The stages of dvc.yaml in order, with their places in a workspace. `push` is not one: `dvc repro` must never publish.
@@ -85,6 +103,7 @@ HERE = Workspace(Path())
 OUTPUTS = {
     "base": {HERE.base},
     "validate": {HERE.accepted, HERE.quarantine, HERE.data_docs},
+    "drift": {HERE.profile},
     "prepare": {HERE.prepared},
     "train": {HERE.candidate},
     "champion": {HERE.champion},
@@ -93,10 +112,10 @@ OUTPUTS = {
 }
 
 # Modules that need not stand in a stage's deps, though it imports them. They carry what DVC sees by itself, and their change
-# would retrain every model for nothing: `params` what is under `params:`, `paths` the deps and outs, `errors` and `process`
-# words and exit codes. A change of `records` is loud: an old record that no longer fits stops the next stage with a
+# would retrain every model for nothing: `params` and `sections` what is under `params:`, `paths` the deps and outs, `errors` and
+# `process` words and exit codes. A change of `records` is loud: an old record that no longer fits stops the next stage with a
 # StageInputError. So does one of `files` that changes what a digest means: the next stage finds another one than the record says.
-NO_DEPENDENCY = {"tasks.errors", "tasks.files", "tasks.params", "tasks.paths", "tasks.process", "tasks.records"}
+NO_DEPENDENCY = {"tasks.errors", "tasks.files", "tasks.params", "tasks.paths", "tasks.process", "tasks.records", "tasks.sections"}
 
 
 def module_name(path: Path) -> str:

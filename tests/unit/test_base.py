@@ -10,8 +10,8 @@ from tasks import base as stage
 from tasks.base import fetch_base
 from tasks.errors import BaseModelError
 from tasks.files import MODEL_FILES, hash_tree, sha256_file
-from tasks.params import FolderBase
 from tasks.records import BaseModelRecord
+from tasks.sections import FolderBase
 
 
 def safetensors(path: Path, shapes: dict[str, list[int]], **metadata: str) -> Path:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from tasks.chat import Encoder, Message, Tokens, prompt_text
+from tasks.chat import Encoder, Message, Tokens, prompt_and_reply, shows_tools
 from tasks.errors import DataError
-from tests.unit.fake_tokenizer import EOS, FakeTokenizer, Template, chatml, decode
+from tests.unit.fake_tokenizer import EOS, FakeTokenizer, Template, chatml, decode, with_tools
 
 
 def said(*turns: tuple[str, str]) -> list[Message]:
@@ -163,5 +163,40 @@ def test_an_end_that_the_tokenizer_cuts_in_pieces_is_refused() -> None:
 
 
 def test_a_prompt_is_the_text_that_training_saw_before_the_reply() -> None:
-    prompt = prompt_text(TWO_TURNS[:-1], FakeTokenizer())
+    prompt, reply = prompt_and_reply(TWO_TURNS, (), FakeTokenizer())
+    assert reply == "Soon."
     assert f"{prompt}Soon.{EOS}\n" == chatml(TWO_TURNS, False)
+
+
+CALL = {"type": "function", "function": {"name": "find", "arguments": {"id": 1}}}
+TOOLS = [{"type": "function", "function": {"name": "find"}}]
+SHOWN = '<call>{"name": "find", "arguments": {"id": 1}}</call>'
+CALLING: list[Message] = [
+    {"role": "user", "content": "When?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "in 5 days"},
+    {"role": "assistant", "content": "Soon."},
+]
+
+
+def test_calls_are_supervised_results_and_tools_are_not() -> None:
+    plain, offering = Encoder(FakeTokenizer(with_tools))([ONE_TURN, CALLING], [(), TOOLS])
+    assert decode(plain["labels"]) == f"Now.{EOS}"
+    assert decode(offering["labels"]) == f"{SHOWN}{EOS}Soon.{EOS}"
+    assert decode(offering["input_ids"]).startswith(f'<tools>\n[{{"type": "function", "function": {{"name": "find"}}}}]{EOS}')
+    assert "in 5 days" in decode(offering["input_ids"])
+
+
+def test_a_call_is_what_is_to_be_generated_where_it_comes_last() -> None:
+    prompt, reply = prompt_and_reply(CALLING[:2], TOOLS, FakeTokenizer(with_tools))
+    assert reply == SHOWN
+    assert f"{prompt}{reply}{EOS}\n" == with_tools(CALLING[:2], False, TOOLS)
+
+
+def without_calls(messages: Sequence[Message], generate: bool) -> str:
+    return chatml([{"role": message["role"], "content": message["content"]} for message in messages], generate)
+
+
+@pytest.mark.parametrize(("template", "shown"), [(with_tools, True), (chatml, False), (without_calls, False)])
+def test_a_template_shows_tools_or_not(template: Template, shown: bool) -> None:
+    assert shows_tools(FakeTokenizer(template)) is shown

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import text_faults
-from tasks.chat import Tokens
+from tasks.chat import Tokens, Tools
 from tasks.conversations import Accepted, Messages, Quarantined, Rules, judge_all
 from tasks.errors import ParamsError
 from tasks.guidelines import Policy, Rulebook, Topic
 from tasks.normalisation import identify
-from tasks.params import Guidelines, Screening
 from tasks.readers import RawLine
+from tasks.sections import Guidelines, Validate
 
 RULEBOOK = Rulebook(
     Guidelines(
@@ -28,25 +28,28 @@ RULEBOOK = Rulebook(
     )
 )
 POLICY = Policy(topics={"refund-time": Topic(category="refunds", must_say=("5 days",), policy="It takes 5 days.")})
-SCREENING = Screening(
+SECTION = Validate(
+    raw="data/raw",
+    expectations=None,
+    replay="data/raw/replay",
+    columns={},
+    max_length=30,
+    max_quarantined=1.0,
+    min_accepted=1,
+    max_unreadable_files=0,
     personal_data="quarantine",
     secrets="quarantine",
     phone_regions=("DE", "GB", "KR", "US"),
     boilerplate=("As an AI language model",),
     language=None,
 )
-RULES = Rules(
-    (RULEBOOK, POLICY),
-    ("<|im_start|>", "<|im_end|>"),
-    max_length=30,
-    screening=SCREENING,
-)
+RULES = Rules(SECTION, (RULEBOOK, POLICY), ("<|im_start|>", "<|im_end|>"), shows_tools=True)
 SECRET = "hf_" + "aBcDeFgHiJ" * 4
 REPLY = "[refunds | low]\nIt takes 5 days."
 TURNS: Messages = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": REPLY}]
 
 
-def encode(conversations: Sequence[Messages]) -> list[Tokens]:
+def encode(conversations: Sequence[Messages], tools: Sequence[Tools]) -> list[Tokens]:
     """A token a word."""
     counts = [sum(len(message["content"].split()) for message in messages) for messages in conversations]
     return [{"input_ids": [7] * count, "labels": [-100] * count} for count in counts]
@@ -56,9 +59,9 @@ def line_of(row: Any) -> bytes:
     return row if isinstance(row, bytes) else json.dumps(row).encode()
 
 
-def judge(row: Any, **screening: Any) -> Accepted | Quarantined:
-    """By RULES as a worker process gets them, with another screening."""
-    rules = pickle.loads(pickle.dumps(replace(RULES, screening=SCREENING.model_copy(update=screening))))
+def judge(row: Any, **settings: Any) -> Accepted | Quarantined:
+    """By RULES as a worker process gets them, with other settings."""
+    rules = pickle.loads(pickle.dumps(replace(RULES, section=SECTION.model_copy(update=settings))))
     (verdict,) = judge_all([RawLine("raw.jsonl", 7, line_of(row))], rules, encode)
     return verdict
 
@@ -82,11 +85,13 @@ def test_a_good_row_is_accepted_with_its_scalars() -> None:
         id="a",
         source="raw.jsonl:7",
         group="",
+        replay=False,
         topic="refund-time",
         category="refunds",
         priority="low",
         must_say=("5 days",),
         messages=[{"role": "system", "content": "Be kind."}, *TURNS],
+        tools=(),
         reply_words=4,
         identity=identify([{"role": "system", "content": "Be kind."}, *TURNS]),
         input_ids=[7] * 10,
@@ -234,8 +239,107 @@ def test_without_guidelines_any_topic_and_form_will_do() -> None:
     assert broken.reason == "empty_turn"
 
 
+def test_rows_below_the_replay_folder_need_no_guidelines_and_are_marked() -> None:
+    free = {"id": "a", "messages": [{"role": "user", "content": "Two and two?"}, {"role": "assistant", "content": "Four!"}]}
+    files = ("data/raw/replay/a.jsonl", "data/raw/replay.jsonl", "data/raw/replayed/a.jsonl", "data/raw/replay/b/a.csv")
+    verdicts = list(judge_all([RawLine(file, 1, line_of(free)) for file in files], RULES, encode))
+    assert [verdict.replay if isinstance(verdict, Accepted) else verdict.reason for verdict in verdicts] == [
+        True,
+        "missing_key",
+        "missing_key",
+        True,
+    ]
+    masked = RawLine(files[0], 1, line_of(free | {"messages": [*free["messages"], {"role": "user", "content": " "}]}))
+    (broken,) = judge_all([masked], RULES, encode)
+    assert isinstance(broken, Quarantined)
+
+
+CALL = {"type": "function", "function": {"name": "find_order", "arguments": {"id": "A1"}}}
+CALLING: list[dict[str, Any]] = [
+    {"role": "user", "content": "When?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL, CALL]},
+    {"role": "tool", "content": "", "name": "find_order"},
+    {"role": "tool", "content": '{"days": 5}'},
+    {"role": "assistant", "content": REPLY},
+]
+
+
+def calling(*changes: tuple[int, dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """CALLING with changed messages."""
+    row = {"id": "a", "topic": "refund-time", "messages": [dict(message) for message in CALLING], **more}
+    for number, change in changes:
+        row["messages"][number] |= change
+    return row
+
+
+def test_calls_of_tools_and_their_results_are_accepted_and_carried_along() -> None:
+    verdict = judge(calling(tools=[{"type": "function", "function": {"name": "find_order"}}]), max_length=99)
+    assert isinstance(verdict, Accepted)
+    assert verdict.messages == CALLING
+    assert [tool["function"]["name"] for tool in verdict.tools] == ["find_order"]
+    assert "find order" in verdict.identity.text.replace("_", " ")
+    assert identify(verdict.messages).content_hash != identify(CALLING[:1] + CALLING[-1:]).content_hash  # type: ignore[arg-type]
+
+
+def test_a_call_that_is_null_does_not_excuse_an_empty_message() -> None:
+    verdict = judge(said(("user", "When?"), ("assistant", "")))
+    empty = judge(calling((4, {"content": "", "tool_calls": None})))
+    assert [found.reason for found in (verdict, empty) if isinstance(found, Quarantined)] == ["empty_turn"] * 2
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "detail"),
+    [
+        (calling((1, {"tool_calls": [CALL]})), "tool_call", "message 2: 2 tool results follow its 1 calls"),
+        (calling((1, {"tool_calls": []})), "tool_call", "message 2: tool_calls is not a list of"),
+        (calling((1, {"tool_calls": "find"})), "tool_call", "message 2: tool_calls is not a list of"),
+        (calling((1, {"tool_calls": [{"function": {"name": "f", "arguments": "x"}}] * 2})), "tool_call", "message 2: tool_calls"),
+        (calling((0, {"tool_calls": [CALL]})), "tool_call", "message 1 (user): has tool_calls"),
+        (calling(tools=[{"name": "other"}]), "tool_call", "message 2: calls 'find_order', which is not among"),
+        (calling(tools="find_order"), "tool_call", "tools is not a list of"),
+        (calling((1, {"tool_calls": None, "content": "Wait."})), "wrong_role_order", "message 3 is of tool, wanted user"),
+        (
+            calling((2, {"role": "user", "content": "Well?"}), (3, {"role": "assistant", "content": REPLY})),
+            "tool_call",
+            "message 2: 0 tool results",
+        ),
+        (calling((4, {"tool_calls": [CALL], "content": ""})), "format", "the last message only calls tools"),
+        (calling((3, {"content": SECRET})), "secret", "message 4 (tool)"),
+        (calling((1, {"tool_calls": [{"function": {"name": "f", "arguments": {"a": SECRET}}}] * 2})), "secret", "message 2"),
+        (
+            calling((1, {"tool_calls": [{"function": {"name": "f", "arguments": {"a": "<|im_end|>"}}}] * 2})),
+            "control_token",
+            "message 2",
+        ),
+    ],
+)
+def test_what_is_wrong_with_calls_is_said(row: Any, reason: str, detail: str) -> None:
+    verdict = judge(row)
+    assert isinstance(verdict, Quarantined)
+    assert verdict.reason == reason
+    assert detail in verdict.detail
+
+
+def test_masks_reach_into_the_calls() -> None:
+    secret = {"function": {"name": "f", "arguments": {"keys": [SECRET, 7], "of": "me"}}}
+    verdict = judge(calling((1, {"tool_calls": [secret, CALL]})), secrets="mask", max_length=99)
+    assert isinstance(verdict, Accepted)
+    assert verdict.masked == ("SECRET",)
+    assert verdict.messages[1]["tool_calls"][0]["function"]["arguments"] == {"keys": ["[SECRET]", 7], "of": "me"}
+    assert verdict.messages[1]["tool_calls"][1] == CALL
+
+
+def test_a_template_that_hides_tools_keeps_their_rows_out() -> None:
+    (verdict,) = judge_all([RawLine("a", 1, line_of(calling()))], replace(RULES, shows_tools=False), encode)
+    assert isinstance(verdict, Quarantined)
+    assert verdict.reason == "tool_call"
+    assert "chat template" in verdict.detail
+    (plain,) = judge_all([RawLine("a", 1, line_of(asked("Hi") | {"tools": []}))], replace(RULES, shows_tools=False), encode)
+    assert isinstance(plain, Accepted)
+
+
 def test_a_group_is_carried_along_as_text() -> None:
-    rules = replace(RULES, columns={"group": "thread"})
+    rules = replace(RULES, section=SECTION.model_copy(update={"columns": {"group": "thread"}}))
     verdict = rules.judge(RawLine("a", 1, line_of(said(*[(m["role"], m["content"]) for m in TURNS], thread=12))))
     assert isinstance(verdict, Accepted)
     assert verdict.group == "12"
@@ -317,9 +421,9 @@ def test_every_row_gets_one_verdict_in_order(rows: list[bytes]) -> None:
 def test_tokens_are_counted_in_batches_of_good_rows_only() -> None:
     sizes: list[int] = []
 
-    def count(conversations: Sequence[Messages]) -> list[Tokens]:
+    def count(conversations: Sequence[Messages], tools: Sequence[Tools]) -> list[Tokens]:
         sizes.append(len(conversations))
-        return encode(conversations)
+        return encode(conversations, tools)
 
     rows = [asked("Hi"), [1]] * 300 + [[1]] * 300
     verdicts = list(judge_all([RawLine("a", n, line_of(row)) for n, row in enumerate(rows)], RULES, count))

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from flows import cli
-from tasks.conversations import GUIDELINE_RULES, RULES
 from tasks.files import parse_yaml
 from tasks.repro import STAGES
+from tasks.row_rules import GUIDELINE_RULES, RULES
 from tasks.validate import UNREADABLE
 
 REPO = Path(__file__).parents[2]
-PAGES = [REPO / "README.md", REPO / "deployments" / "README.md"]
-README = PAGES[0].read_text()
+PAGES = [REPO / "README.md", REPO / "deployments" / "README.md", REPO / "data" / "README.md"]
+README, _, DATA = (page.read_text() for page in PAGES)
 
 
 def shell_lines() -> list[str]:
@@ -47,13 +47,13 @@ def test_readme_names_every_module_stage_and_section() -> None:
     missing += [stage for stage in stages if not re.search(rf"\b{stage}\b", README)]
     missing += [f"{section}:" for section in ("train", "base", "gate", "push", "guidelines") if f"`{section}:`" not in README]
     assert not missing
-    assert set(sections) == {"base", "validate", "guidelines", "prepare", "train", "evaluate", "gate", "push"}
+    assert set(sections) == {"base", "validate", "guidelines", "drift", "prepare", "train", "evaluate", "gate", "push"}
 
 
-def test_readme_explains_every_code_of_the_quarantine() -> None:
+def test_the_page_on_data_explains_every_code_of_the_quarantine() -> None:
     codes = {reason for reason, _ in (*RULES, *GUIDELINE_RULES)} | {"not_json", "too_long", UNREADABLE}
     assert codes == {
-        code for row in re.findall(r"^\| (`[a-z_`, ]+`) \| [a-z]", README, re.MULTILINE) for code in re.findall(r"\w+", row)
+        code for row in re.findall(r"^\| (`[a-z_`, ]+`) \| [a-z]", DATA, re.MULTILINE) for code in re.findall(r"\w+", row)
     }
 
 

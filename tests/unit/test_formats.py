@@ -49,6 +49,59 @@ def test_the_system_prompt_comes_first_and_once(row: Any) -> None:
     assert as_conversation(row, {})["messages"] == [TOLD, ASKED, REPLIED]
 
 
+CALL = {"type": "function", "function": {"name": "find", "arguments": {"id": 1}}}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "messages": [
+                ASKED,
+                {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                {"role": "tool", "content": "5"},
+                REPLIED,
+            ]
+        },
+        {
+            "messages": [
+                ASKED,
+                {"role": "assistant", "tool_calls": [{"function": {"name": "find", "arguments": '{"id": 1}'}}]},
+                {"role": "tool", "content": [{"type": "text", "text": "5"}]},
+                REPLIED | {"tool_calls": None},
+            ]
+        },
+        {
+            "conversations": [
+                {"from": "human", "value": "When?"},
+                {"from": "function_call", "value": '{"name": "find", "arguments": {"id": 1}}'},
+                {"from": "observation", "value": "5"},
+                {"from": "gpt", "value": "Now."},
+            ]
+        },
+    ],
+)
+def test_calls_of_tools_take_one_form(row: Any) -> None:
+    user, call, result, reply = as_conversation(row, {})["messages"]
+    assert (user, result, {key: reply[key] for key in REPLIED}) == (ASKED, {"role": "tool", "content": "5"}, REPLIED)
+    assert call == {"role": "assistant", "content": "", "tool_calls": [CALL]}
+
+
+@pytest.mark.parametrize(
+    "tools", [[{"name": "find"}], '[{"name": "find"}]', [{"type": "function", "function": {"name": "find"}}]]
+)
+def test_tools_take_one_form(tools: Any) -> None:
+    found = as_conversation({"messages": [ASKED, REPLIED], "tools": tools}, {})
+    assert found["tools"] == [{"type": "function", "function": {"name": "find"}}]
+
+
+@pytest.mark.parametrize("broken", ["{", 7, [], [7], [{"function": 7}], {"name": "x"}])
+def test_broken_calls_stay_for_the_row_rules(broken: Any) -> None:
+    row = as_conversation({"messages": [ASKED, {"role": "assistant", "tool_calls": broken}], "tools": broken}, {})
+    assert row["messages"][1]["content"] == ""
+    as_conversation({"conversations": [{"from": "function_call", "value": broken}]}, {})
+
+
 def test_further_input_follows_the_instruction() -> None:
     row = as_conversation({"instruction": "Sum up.", "input": "A long text.", "output": "Short."}, {})
     assert row["messages"][0]["content"] == "Sum up.\n\nA long text."

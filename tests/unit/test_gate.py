@@ -11,8 +11,8 @@ from tasks.decision_text import explain, markdown
 from tasks.errors import StageInputError
 from tasks.gate import decide
 from tasks.item_scores import ItemScores, Scores
-from tasks.params import Gate
 from tasks.records import Environment, EvalReport, GateDecision, RuleResult
+from tasks.sections import Gate
 
 TASKS = ("facts", "grammar", "meaning")
 # Fewer than params.yaml may have, for speed; test_statistics.py and tests/integration/test_gate_rates.py take more.

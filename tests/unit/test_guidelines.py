@@ -6,7 +6,8 @@ import pytest
 
 from tasks.errors import DataError
 from tasks.guidelines import Reply, Rulebook, load_policy, missing_facts
-from tasks.params import Guidelines, load_params
+from tasks.params import load_params
+from tasks.sections import Guidelines
 
 ROOT = Path(__file__).parents[2]
 BOOK = Rulebook(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.language import other_language
+from tasks.language import UNKNOWN, language_of, other_language
 
 TEXTS = {
     "en": "Where is my order? I have been waiting for two weeks now.",
@@ -29,3 +29,13 @@ def test_short_or_ambiguous_texts_pass(text: str, declared: str) -> None:
 
 def test_foreign_words_in_a_text_do_not_count() -> None:
     assert other_language("Order ID A-123, Quillmere support: 배송은 언제 오나요? 아직 문자를 받지 못했어요.", "ko") is None
+
+
+@pytest.mark.parametrize("spoken", TEXTS)
+def test_the_language_of_a_text_is_found(spoken: str) -> None:
+    assert language_of(TEXTS[spoken]) == spoken
+
+
+@pytest.mark.parametrize("text", ["", "4711-2210", "ok merci", "🙂🙂"])
+def test_where_nobody_can_tell_it_is_unknown(text: str) -> None:
+    assert language_of(text) == UNKNOWN

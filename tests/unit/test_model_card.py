@@ -9,8 +9,9 @@ import pytest
 
 from tasks.files import parse_yaml
 from tasks.model_card import CardFacts, model_card
-from tasks.params import HubBase, load_params
+from tasks.params import load_params
 from tasks.records import BaseModelRecord, EvalReport, GateDecision, PreparedDataset, TrainedModel, ValidationReport
+from tasks.sections import HubBase
 from tests.unit.publishing import approve, make_workspace
 
 NASTY = "a|b `c` ``d`` <script>alert(1)</script>\n# heading\n---\n```\n[x](javascript:1) \u202e![y](z)"
@@ -85,7 +86,7 @@ def test_every_fact_is_there(facts: CardFacts) -> None:
         facts.validation.accepted_sha256,
         facts.trained.train_sha256,
         "549 accepted, 71 quarantined",
-        "3 were dropped (2 duplicate, 1 near duplicate, 0 contaminated)",
+        "3 were dropped (2 duplicate, 1 near duplicate, 0 contaminated, 0 replay surplus)",
         "| `train` | `378` | `1306` | `40664` | `19452` |",
         "| `no_reply` | `70` |",
         "c" * 40,

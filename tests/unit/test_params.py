@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from tasks.errors import InputError, ParamsError
 from tasks.files import parse_yaml
 from tasks.overrides import override
-from tasks.params import FolderBase, HubBase, WheelBase, load_params, parse_params, read_yaml
+from tasks.params import load_params, parse_params, read_yaml
+from tasks.sections import FolderBase, HubBase, WheelBase
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 SHA256 = "0" * 64

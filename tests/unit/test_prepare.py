@@ -8,19 +8,26 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from tasks import chat
 from tasks.accepted import to_table
 from tasks.chat import Encoder, Message
 from tasks.conversations import Accepted
 from tasks.errors import DataError, StageInputError
 from tasks.normalisation import identify
-from tasks.params import Prepare
 from tasks.prepare import SPLITS, cluster_of, prepare, split_of
 from tasks.records import PreparedDataset
+from tasks.sections import Prepare
 from tests.unit.fake_tokenizer import EOS, FakeTokenizer, decode
 
 SECTION = Prepare(
-    split_salt="salt", eval_fraction=0.1, test_fraction=0.2, near_duplicate_threshold=0.9, contamination_threshold=0.8
+    split_salt="salt",
+    eval_fraction=0.1,
+    test_fraction=0.2,
+    near_duplicate_threshold=0.9,
+    contamination_threshold=0.8,
+    replay_share=0.0,
 )
 
 
@@ -110,18 +117,20 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-def row(number: int, prompt: str = "", reply: str = "Yes.", group: str = "") -> Accepted:
+def row(number: int, prompt: str = "", reply: str = "Yes.", group: str = "", replay: bool = False) -> Accepted:
     messages = conversation(prompt or f"question {number}", reply)
     (tokens,) = Encoder(FakeTokenizer())([messages])
     return Accepted(
         id=f"r{number}",
         source=f"a.jsonl:{number}",
         group=group,
+        replay=replay,
         topic="t",
         category="c",
         priority="low",
         must_say=(),
         messages=messages,
+        tools=(),
         reply_words=1,
         identity=identify(messages),
         **tokens,
@@ -145,7 +154,10 @@ def test_every_accepted_row_is_in_one_split_or_dropped(place: Place) -> None:
     rows = [*ROWS, row(60, "question 1"), row(61, "Question 2!"), row(62, "question 2", "YES"), row(63, "question 3", "No.")]
     record = place.run(rows)
     assert record == PreparedDataset.read(place.record)
-    assert (record.n_accepted, record.dropped) == (64, {"duplicate": 3, "near_duplicate": 0, "contaminated": 0})
+    assert (record.n_accepted, record.dropped) == (
+        64,
+        {"duplicate": 3, "near_duplicate": 0, "contaminated": 0, "replay_surplus": 0},
+    )
     assert record.n_accepted == sum(split.rows for split in record.splits.values()) + sum(record.dropped.values())
     named = [*place.split_by_id(), *(dropped["id"] for dropped in place.dropped())]
     assert sorted(named) == sorted(given.id for given in rows)
@@ -179,7 +191,7 @@ def test_splits_hold_the_row_and_its_tokens_and_the_record_counts_them(place: Pl
         rows, counted = place.split(name), record.splits[name]
         for found in rows:
             given = ROWS[int(found["id"][1:])]
-            assert (found["source"], found["topic"], found["messages"]) == (given.source, given.topic, given.messages)
+            assert (found["source"], found["topic"], chat.conversation(found)[0]) == (given.source, given.topic, given.messages)
             assert found["cluster"] == given.identity.prompt_hash
             assert decode(found["labels"]) == f"Yes.{EOS}"
             assert decode(found["input_ids"]).startswith(f"<user>\n{given.messages[0]['content']}{EOS}")
@@ -195,7 +207,7 @@ def test_splits_hold_the_row_and_its_tokens_and_the_record_counts_them(place: Pl
 def test_the_same_rows_give_the_same_bytes(place: Place, tmp_path: Path) -> None:
     first, second = place.run(ROWS), Place(tmp_path / "second").run(ROWS)
     assert first.files == second.files
-    assert set(first.files) == {"train.parquet", "eval.parquet", "test.parquet", "dropped.jsonl", "conflicts.jsonl"}
+    assert set(first.files) == {"train.parquet", "eval.parquet", "test.parquet", "dropped.jsonl", "conflicts.jsonl", "README.md"}
 
 
 def test_rows_of_a_group_share_a_split(place: Place) -> None:
@@ -236,7 +248,7 @@ def test_a_training_row_that_holds_a_scored_text_is_dropped(place: Place) -> Non
     others = [row(number) for number in range(60) if number != train[0]]
     pq.write_table(to_table([*leaking, *others]), place.accepted)
     record = prepare(SECTION, place.accepted, place.target, place.record, [("suite 7", item), ("suite 8", "4 plus 4")])
-    assert record.dropped == {"duplicate": 0, "near_duplicate": 0, "contaminated": 1}
+    assert record.dropped == {"duplicate": 0, "near_duplicate": 0, "contaminated": 1, "replay_surplus": 0}
     assert place.dropped() == [
         {"id": f"r{train[0]}", "source": f"a.jsonl:{train[0]}", "reason": "contaminated", "of": "suite 7", "similarity": 1.0}
     ]
@@ -254,6 +266,47 @@ def test_a_training_row_that_holds_a_test_row_is_dropped(place: Place) -> None:
     (drop,) = place.dropped()
     assert (drop["id"], drop["reason"], drop["of"]) == (holding.id, "contaminated", scored.source)
     assert drop["similarity"] >= 0.8
+
+
+GENERAL = [row(1000 + number, f"general {number}", "Yes.", replay=True) for number in range(200)]
+
+
+def test_replayed_rows_fill_their_share_of_the_train_split_and_no_other(place: Place) -> None:
+    own = place.run(ROWS).splits
+    mixed = place.run([*ROWS, *GENERAL], SECTION.model_copy(update={"replay_share": 0.25}))
+    assert mixed.n_replayed == own["train"].rows // 3
+    assert mixed.splits["train"].rows == own["train"].rows + mixed.n_replayed
+    assert [mixed.splits[name] for name in ("eval", "test")] == [own[name] for name in ("eval", "test")]
+    assert mixed.dropped["replay_surplus"] == len(GENERAL) - mixed.n_replayed
+    assert {split for name, split in place.split_by_id().items() if int(name[1:]) >= 1000} == {"train"}
+    assert [drop["of"] for drop in place.dropped()] == [""] * mixed.dropped["replay_surplus"]
+
+
+def test_more_own_rows_bring_more_replayed_ones_and_lose_none(place: Place) -> None:
+    section = SECTION.model_copy(update={"replay_share": 0.25})
+    place.run([*ROWS[:40], *GENERAL], section)
+    before = place.split_by_id()
+    place.run([*GENERAL, *ROWS], section)
+    assert before.items() < place.split_by_id().items()
+
+
+def test_of_few_replayed_rows_all_are_taken(place: Place) -> None:
+    record = place.run([*ROWS, *GENERAL[:3]], SECTION.model_copy(update={"replay_share": 0.5}))
+    assert (record.n_replayed, record.dropped["replay_surplus"]) == (3, 0)
+
+
+def test_the_card_finds_the_splits_and_tells_the_counts(place: Place) -> None:
+    record = place.run([*ROWS, *GENERAL, row(60, "question 1")], SECTION.model_copy(update={"replay_share": 0.25}))
+    _, metadata, text = (place.target / "README.md").read_text().split("---\n", 2)
+    files = {entry["split"]: entry["path"] for entry in yaml.safe_load(metadata)["configs"][0]["data_files"]}
+    assert files == {"train": "train.parquet", "validation": "eval.parquet", "test": "test.parquet"}
+    train = record.splits["train"]
+    assert f"| `train` | `{train.rows}` | `{train.messages}` | `{train.tokens}` | `{train.supervised_tokens}` |" in text
+    assert "| `duplicate` | `1` |" in text
+    assert f"{record.n_replayed} rows are replayed" in text
+    assert record.accepted_sha256 in text
+    named = {name for line in text.splitlines() if line.startswith("| `") for name in line.split("`")[1].split(", ")}
+    assert set(pq.read_schema(place.target / "train.parquet").names) <= named
 
 
 def test_an_empty_split_is_refused_without_a_record(place: Place) -> None:

@@ -12,7 +12,7 @@ from tasks.records import EvalReport, GateDecision, Metric, Record, RuleResult
 
 RECORDS = [kind for kind in vars(records).values() if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record]
 # These are part of another record and never alone in a log.
-PARTS = {"Environment", "ExpectationResult", "SplitStatistics", "Metric", "RuleResult"}
+PARTS = {"Environment", "ExpectationResult", "DriftedFeature", "SplitStatistics", "Metric", "RuleResult"}
 
 
 def sample(annotation: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tasks.guidelines import Rulebook
-from tasks.params import Guidelines
+from tasks.sections import Guidelines
 from tasks.suites import CUT, TARGET, TARGET_LOSS, score_reply, target_docs, target_tasks
 from tests.unit.fake_tokenizer import EOS, FakeTokenizer
 
@@ -77,6 +77,7 @@ ROW = {
     "cluster": "c" * 64,
     "topic": "refund-time",
     "must_say": ("5 days", "card"),
+    "tools": "",
     "messages": [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Hello."},

@@ -8,8 +8,9 @@ import pytest
 
 from tasks import train as stage
 from tasks.errors import TrainingError
-from tasks.params import Train, load_params
+from tasks.params import load_params
 from tasks.pictures import read_curve
+from tasks.sections import Train
 from tasks.train import COMPLETE, check_losses, check_supervision, fingerprint, last_complete_checkpoint
 
 SECTION = load_params(Path(__file__).parents[2] / "params.yaml").train
