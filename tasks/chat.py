@@ -86,6 +86,9 @@ class Encoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._encode = tokenizer.backend_tokenizer  # itself: the wrapper takes longer to copy its result than it to tokenise
+        self._encode.no_truncation()
+        self._encode.no_padding()
         self._layouts: dict[tuple[str, ...], _Layout | None] = {}
 
     def __call__(self, conversations: Sequence[Sequence[Message]], tools: Sequence[Tools] = ()) -> list[Tokens]:
@@ -99,12 +102,12 @@ class Encoder:
             return []
         tools = tools or [()] * len(conversations)
         texts = _render_all(conversations, tools, self._tokenizer)
-        encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_offsets_mapping=True)
-        spans = map(self._spans, conversations, tools, texts)
-        return list(map(self._labelled, spans, encoded["input_ids"], encoded["offset_mapping"]))
+        encodings = self._encode.encode_batch(texts, add_special_tokens=False)
+        return list(map(self._labelled, map(self._spans, conversations, tools, texts), encodings))
 
-    def _labelled(self, spans: list[tuple[int, int]], ids: list[int], offsets: list[tuple[int, int]]) -> Tokens:
-        starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
+    def _labelled(self, spans: list[tuple[int, int]], encoding: Any) -> Tokens:
+        ids: list[int] = encoding.ids
+        starts, ends = zip(*encoding.offsets, strict=True) if ids else ((), ())
         labels = [-100] * len(ids)
         for start, end in spans:
             inside = slice(bisect_left(starts, start), bisect_right(ends, end))

@@ -12,12 +12,13 @@ is the whole training text.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby, islice
+from functools import lru_cache
+from itertools import chain, groupby, islice, pairwise
 from math import floor
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from tasks.ngrams import count_shared, distinct, hash_windows, padded_windows
+from tasks.ngrams import count_shared, distinct, padded_windows
 
 if TYPE_CHECKING:
     from tasks.ngrams import Array
@@ -32,6 +33,9 @@ _SPARE = 8  # n-grams that a text is indexed by beyond those that may be absent:
 _TRIALS = 8  # protected texts that a training text is compared with, by the number of shared indexed n-grams
 _POSTINGS = 64  # protected texts that one n-gram leads to
 _FILTER_BITS = 24  # of a table that tells at once that an n-gram is not indexed
+_COUNT_BITS = 20  # of a table of how frequent n-grams are, which need not be exact
+_SAMPLE = 16_384  # protected texts in which n-grams are counted, to tell rare ones
+_CACHED = 65_536  # sets of n-grams of protected texts that were compared: 3 kB each for texts of 400 characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,8 @@ class _Index:
     """Protected texts by their rarest n-grams.
 
     A text of m n-grams may lack `slack` = floor((1 - threshold) m) of them, so a training text that holds it has all but `slack`
-    of any choice of its n-grams (prefix filtering: Chaudhuri, Ganti, Kaushik 2006). The choice is its `slack` + _SPARE rarest.
+    of any choice of its n-grams (prefix filtering: Chaudhuri, Ganti, Kaushik 2006). The choice is the `slack` + _SPARE n-grams
+    that are the rarest in a sample of the texts.
     """
 
     def __init__(self, protected: list[tuple[str, str]], threshold: float) -> None:
@@ -75,12 +80,17 @@ class _Index:
 
         self.names = [name for name, _ in protected]
         self.threshold = threshold
-        self.ngrams: list[Array] = [
-            distinct(hash_windows(np.frombuffer(_encode(text), np.uint8), NGRAM)) for _, text in protected
-        ]
-        slack = np.array([floor((1 - threshold) * len(ngrams) + 1e-9) for ngrams in self.ngrams], np.int64)
-        self.keys, self.starts, self.texts = _postings(self.ngrams, slack + _SPARE)
-        self.required = np.maximum(np.bincount(self.texts, minlength=len(protected)) - slack, 1)
+        texts = [text for _, text in protected]
+        self.ngrams = lru_cache(maxsize=_CACHED)(lambda text: _ngram_sets([texts[text]])[0])
+        frequency = _frequency(texts[:: 1 + len(texts) // _SAMPLE])
+        chosen, required = [], []
+        for ngrams in chain.from_iterable(_ngram_sets(texts[at : at + _CHUNK]) for at in range(0, len(texts), _CHUNK)):
+            slack = floor((1 - threshold) * len(ngrams) + 1e-9)
+            rarest_first = np.argsort(frequency[_count_place(ngrams)], kind="stable")
+            chosen.append(ngrams[rarest_first[: slack + _SPARE]])
+            required.append(max(len(chosen[-1]) - slack, 1))
+        self.keys, self.starts, self.texts = _postings(chosen)
+        self.required = np.array(required, np.int64)
         self.filter: Array = np.zeros(1 << _FILTER_BITS, bool)
         self.filter[_filter_place(self.keys)] = True
 
@@ -90,7 +100,7 @@ class _Index:
         best: dict[int, tuple[float, str]] = {}
         for row, texts in groupby(self._candidates(hashes, offsets), key=itemgetter(0)):
             own = distinct(hashes[offsets[row] : offsets[row + 1]])
-            overlaps = [(count_shared(self.ngrams[text], own) / len(self.ngrams[text]), text) for _, text in texts]
+            overlaps = [(count_shared(self.ngrams(text), own) / len(self.ngrams(text)), text) for _, text in texts]
             overlap, text = max(overlaps, key=itemgetter(0))
             if overlap >= self.threshold:
                 best[row] = (overlap, self.names[text])
@@ -142,20 +152,38 @@ def _ranks(counts: "Array") -> "Array":
     return ranks
 
 
-def _postings(ngrams: list["Array"], wanted: "Array") -> tuple["Array", "Array", "Array"]:
-    """Sorted n-grams (k,), where the texts of each begin (k + 1,), and the texts: of each text its `wanted` rarest n-grams."""
+def _ngram_sets(texts: list[str]) -> list["Array"]:
+    hashes, offsets = padded_windows(texts, "utf-8", "u1", NGRAM)
+    return [distinct(hashes[start + NGRAM - 1 : end - NGRAM + 1]) for start, end in pairwise(offsets.tolist())]
+
+
+def _frequency(texts: list[str]) -> "Array":
+    """In how many of the texts an n-gram occurs, by the first _COUNT_BITS of its hash."""
     import numpy as np
 
-    sizes = np.array([len(of_text) for of_text in ngrams], np.int64)
-    texts = np.repeat(np.arange(len(ngrams)), sizes)
+    counts: Array = np.zeros(1 << _COUNT_BITS, np.int64)
+    for at in range(0, len(texts), _CHUNK):
+        counts += np.bincount(_count_place(np.concatenate(_ngram_sets(texts[at : at + _CHUNK]))), minlength=len(counts))
+    return counts
+
+
+def _count_place(hashes: "Array") -> "Array":
+    import numpy as np
+
+    places: Array = (hashes >> np.uint64(64 - _COUNT_BITS)).astype(np.int64)
+    return places
+
+
+def _postings(ngrams: list["Array"]) -> tuple["Array", "Array", "Array"]:
+    """Sorted n-grams (k,), where the texts of each begin (k + 1,), and the texts, in their order, at most _POSTINGS each."""
+    import numpy as np
+
+    texts = np.repeat(np.arange(len(ngrams)), np.fromiter(map(len, ngrams), np.int64, len(ngrams)))
     flat: Array = np.concatenate([*ngrams, np.zeros(0, np.uint64)])
-    _, number, frequency = np.unique(flat, return_inverse=True, return_counts=True)
-    order = np.lexsort((flat, frequency[number], texts))
-    chosen = np.sort(order[_ranks(sizes) < wanted[texts]])
-    chosen = chosen[np.argsort(flat[chosen], kind="stable")]
-    keys, counts = np.unique(flat[chosen], return_counts=True)
+    order = np.argsort(flat, kind="stable")
+    keys, counts = np.unique(flat, return_counts=True)
     kept = _ranks(counts) < _POSTINGS
-    return keys, np.concatenate(([0], np.cumsum(np.minimum(counts, _POSTINGS)))), texts[chosen[kept]]
+    return keys, np.concatenate(([0], np.cumsum(np.minimum(counts, _POSTINGS)))), texts[order[kept]]
 
 
 def _encode(text: str) -> bytes:

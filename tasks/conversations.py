@@ -40,12 +40,12 @@ class Quarantined:
     raw: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Accepted:
     """A row that broke none.
 
     Topic, category and priority (those of the last reply) are empty without guidelines. `masked` names the kinds of find in it.
-    Tokens and labels are empty without a tokenizer.
+    Tokens and labels come last, and are empty without a tokenizer.
     """
 
     id: str
@@ -171,7 +171,8 @@ def judge_all(lines: Iterable[RawLine], rules: Rules, encode: Encode | None) -> 
                 detail = f"{n_tokens} tokens, wanted at most {rules.section.max_length} (validate.max_length)"
                 yield Quarantined(line.file, line.line, "too_long", detail, line.data)
             else:
-                yield replace(verdict, **encoded)
+                verdict.input_ids, verdict.labels = encoded["input_ids"], encoded["labels"]
+                yield verdict
 
 
 def _known_keys(message: dict[str, Any]) -> Message:

@@ -5,10 +5,10 @@ blanks play no part. Similarity is the Jaccard index of two such sets.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b
 from itertools import chain, islice, pairwise
 from math import sqrt
 from typing import TYPE_CHECKING
@@ -87,17 +87,14 @@ def lsh_shape(threshold: float) -> tuple[int, int]:
     return next((shape for shape in shapes if 1 - (1 - threshold ** shape[1]) ** shape[0] >= _RECALL), shapes[-1])
 
 
-def conflicts(rows: Iterable[tuple[str, str]]) -> list[Conflict]:
-    """Prompts that have different replies, in the order in which they appear; `rows` are (prompt or its hash, reply)."""
+def conflicts(prompts: Sequence[str], replies: Sequence[str]) -> list[Conflict]:
+    """Prompts that have different replies, in the order in which they appear; both may be given as hashes."""
+    counts = Counter(prompts)
     members: dict[str, list[int]] = {}
-    first_reply: dict[str, bytes] = {}
-    differing: dict[str, None] = {}
-    for row, (prompt, reply) in enumerate(rows):
-        digest = blake2b(reply.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        members.setdefault(prompt, []).append(row)
-        if first_reply.setdefault(prompt, digest) != digest:
-            differing[prompt] = None
-    return sorted((Conflict(prompt, tuple(members[prompt])) for prompt in differing), key=lambda found: found.rows)
+    for row, prompt in enumerate(prompts):
+        if counts[prompt] > 1:
+            members.setdefault(prompt, []).append(row)
+    return [Conflict(prompt, tuple(rows)) for prompt, rows in members.items() if len({replies[row] for row in rows}) > 1]
 
 
 def _ngrams(texts: list[str]) -> tuple["Array", "Array"]:

@@ -1,11 +1,12 @@
 """What counts as the same text: the hashes by which rows are recognised, whatever their case, punctuation or blanks."""
 
+import json
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from tasks.chat import Message, said
-from tasks.files import sha256_json
 
 
 def normalise(text: str) -> str:
@@ -27,10 +28,18 @@ class Identity:
 
 
 def identify(messages: Sequence[Message]) -> Identity:
-    """The identity of a conversation; each message is normalised once."""
+    """The identity of a conversation; each message is normalised, written as JSON and hashed once."""
     turns = [(message["role"], normalise(said(message))) for message in messages]
     text = " ".join(content for role, content in turns if role != "system")
-    return Identity(sha256_json(turns[:-1]), sha256_json(turns), text)
+    *before, last = map(_as_json, turns)
+    prompt = sha256(f"[{','.join(before)}".encode())
+    whole = prompt.copy()
+    prompt.update(b"]")
+    whole.update(f"{',' * bool(before)}{last}]".encode())
+    return Identity(prompt.hexdigest(), whole.hexdigest(), text)
+
+
+_as_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False).encode
 
 
 class _Blanks(dict[int, str]):

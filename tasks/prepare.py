@@ -78,7 +78,7 @@ def prepare(
         )
     statistics = _write_splits(accepted, target, places, clusters)
     write_jsonl(target / "dropped.jsonl", (_line(rows, row) | dropped[row]._asdict() for row in sorted(dropped)))
-    differing = conflicts(zip(rows["prompt_hash"], rows["content_hash"], strict=True))
+    differing = conflicts(rows["prompt_hash"], rows["content_hash"])
     write_jsonl(target / "conflicts.jsonl", ([_line(rows, row) for row in conflict.rows] for conflict in differing))
     counts = Counter(drop.reason for drop in dropped.values())
     facts: dict[str, Any] = {

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from tasks.chat import Message, Tools
@@ -42,15 +43,25 @@ class FakeTokenizer:
             return [self.template(conversation, add_generation_prompt) for conversation in messages]
         return self.template(messages, add_generation_prompt, **(offered if self.template is with_tools else {}))
 
-    def __call__(
-        self, texts: list[str], add_special_tokens: bool, return_attention_mask: bool, return_offsets_mapping: bool = False
-    ) -> dict[str, list[list[int]] | list[list[tuple[int, int]]]]:
+    @property
+    def backend_tokenizer(self) -> "FakeTokenizer":
+        return self
+
+    def no_truncation(self) -> None: ...
+
+    def no_padding(self) -> None: ...
+
+    def encode_batch(self, texts: list[str], add_special_tokens: bool) -> list[SimpleNamespace]:
         assert not add_special_tokens, "the template has them all"
-        spans = [[found.span() for found in self.pieces.finditer(text)] for text in texts]
-        ids = [
-            [0 if text[a:b] == EOS else ord(text[b - 1]) for a, b in places] for text, places in zip(texts, spans, strict=True)
-        ]
-        return {"input_ids": ids, "offset_mapping": spans}
+        found = []
+        for text in texts:
+            offsets = [piece.span() for piece in self.pieces.finditer(text)]
+            ids = [0 if text[start:end] == EOS else ord(text[end - 1]) for start, end in offsets]
+            found.append(SimpleNamespace(ids=ids, offsets=offsets))
+        return found
+
+    def __call__(self, texts: list[str], add_special_tokens: bool, return_attention_mask: bool) -> dict[str, list[list[int]]]:
+        return {"input_ids": [encoding.ids for encoding in self.encode_batch(texts, add_special_tokens)]}
 
 
 def decode(tokens: list[int]) -> str:

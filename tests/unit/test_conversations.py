@@ -405,7 +405,7 @@ ROWS = st.one_of(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.lists(ROWS, max_size=5))
 def test_every_row_gets_one_verdict_in_order(rows: list[bytes]) -> None:
     lines = [RawLine("raw.jsonl", number, row) for number, row in enumerate(rows, start=1)]

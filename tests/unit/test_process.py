@@ -1,11 +1,7 @@
-import os
 import pickle
-import select
-import signal
-import subprocess
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -126,62 +122,3 @@ def test_a_bug_keeps_its_traceback(workspace: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         stage_main(None, work)
-
-
-DEATH_SECONDS = 20  # on a busy machine; it takes milliseconds
-
-
-def wait_for_end(pipe: IO[bytes]) -> None:
-    """Until every process that can write to the pipe is gone."""
-    readable, _, _ = select.select([pipe], [], [], DEATH_SECONDS)
-    assert readable, f"still alive after {DEATH_SECONDS} s"
-    assert pipe.read1() == b""  # type: ignore[attr-defined]
-
-
-# A stage that says "ready" on standard output and then waits for an end of input that the tests never give it, so that only
-# `die_with_parent` can end it. Standard error stays open as long as it lives: reading it to the end waits for the death.
-STAGE = "from tasks.process import die_with_parent; import sys; die_with_parent(); print('ready', flush=True); sys.stdin.read()"
-
-
-def test_a_stage_whose_parent_is_killed_dies_too() -> None:
-    if sys.platform != "linux":
-        pytest.skip("the kernel's parent-death signal is Linux's; elsewhere the reader's death is what ends a stage")
-    parent = subprocess.Popen(
-        [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STAGE!r}])"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    with parent:
-        assert parent.stdout is not None
-        assert parent.stderr is not None
-        assert parent.stdout.readline() == b"ready\n"
-        parent.kill()
-        wait_for_end(parent.stderr)  # the stage holds the same pipe
-
-
-def test_a_stage_whose_reader_is_gone_dies_though_its_parent_lives() -> None:
-    stage = subprocess.Popen(
-        [sys.executable, "-c", STAGE], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    with stage:
-        assert stage.stdout is not None
-        assert stage.stderr is not None
-        assert stage.stdout.readline() == b"ready\n"
-        stage.stdout.close()
-        wait_for_end(stage.stderr)
-        assert stage.wait() == -signal.SIGKILL
-
-
-def test_a_stage_whose_output_goes_to_a_file_lives_on(tmp_path: Path) -> None:
-    with (tmp_path / "log").open("wb") as log:
-        done = subprocess.run(
-            [sys.executable, "-c", STAGE.replace("print", "sys.stdin.readline(); print")],
-            cwd=ROOT,
-            input=b"go\n",
-            stdout=log,
-            check=False,
-        )
-    assert done.returncode == 0
-    assert (tmp_path / "log").read_text() == f"ready{os.linesep}"
