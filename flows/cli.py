@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tasks.process import format_error
 from tasks.records import GateDecision
 
 EXIT_CODES = {"Published": 0, "Unchanged": 0, "Rejected": 3, "Inconclusive": 4}
+CRON = "0 3 * * *"
 _EPILOG = """exit codes: 0 published or unchanged, 1 failure, 2 bad input (parameters, data, usage), 3 rejected by the gate,
 4 inconclusive (too few items to tell)"""
 
@@ -59,6 +60,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(command=_run)
 
+    serve = commands.add_parser(
+        "serve", parents=[common], help="server, dashboard, schedule and watch of the data, until stopped"
+    )
+    serve.add_argument("--cron", default=CRON, help=f"when to retrain, or `none` (default: {CRON})")
+    serve.add_argument("--timezone", default="UTC", help="of --cron, such as Europe/Berlin (default: UTC)")
+    serve.add_argument(
+        "--quiet-seconds", type=float, default=30, help="without a change, before new data start a run (default: 30)"
+    )
+    serve.add_argument("--min-new-rows", type=int, default=0, help="fewer new rows wait for others (default: 0)")
+    serve.set_defaults(command=_serve)
+
+    approve = commands.add_parser(
+        "approve", parents=[common], help="publish the candidate that waits for approval", epilog=_EPILOG
+    )
+    approve.add_argument("candidate", help="first characters (8 or more) of its digest")
+    approve.add_argument("--reason", required=True, help="who approves it and why; the registry keeps it")
+    approve.set_defaults(command=_approve)
+
     status = commands.add_parser("status", parents=[common], help="what is up to date, the last decision, the champion")
     status.set_defaults(command=_status)
 
@@ -93,12 +112,37 @@ def _run(arguments: argparse.Namespace) -> int:
         last = f"the champion is {status.champion}" if status.published else f"the last decision was {status.decision.verdict}"
         return _finish(arguments, "Unchanged", f"nothing changed since the last run; {last}")
 
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
+    return _finish(arguments, *_run_flow("retrain", workspace=str(workspace.root)))
+
+
+def _run_flow(flow: str, **parameters: Any) -> tuple[str, str]:
+    """The name and message of the state in which a flow of this project ends."""
+    _silence_prefect()
     from flows.console import run_in_process
 
-    name, message = run_in_process(workspace)
-    return _finish(arguments, name, message)
+    return run_in_process(lambda: getattr(import_module(f"flows.{flow}"), flow), **parameters)
+
+
+def _silence_prefect() -> None:
+    """Before it is imported: no telemetry."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    workspace = Workspace.find(arguments.workspace)
+    _silence_prefect()
+    from flows.serve import serve
+
+    cron = None if arguments.cron == "none" else arguments.cron
+    serve(workspace, cron, arguments.timezone, arguments.quiet_seconds, arguments.min_new_rows)
+    return 0
+
+
+def _approve(arguments: argparse.Namespace) -> int:
+    workspace = Workspace.find(arguments.workspace)
+    state = _run_flow("promote", candidate=arguments.candidate, reason=arguments.reason, workspace=str(workspace.root))
+    return _finish(arguments, *state)
 
 
 def _finish(arguments: argparse.Namespace, name: str, message: str) -> int:

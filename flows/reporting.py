@@ -36,8 +36,13 @@ _STATE_NAMES = {"PASS": "Published", "FAIL": "Rejected", "INCONCLUSIVE": "Inconc
 _STEP = re.compile(r"step (\d+)/(\d+) ")
 
 
-def final_state(decision: GateDecision, receipt: PushReceipt | None) -> State[Any]:
-    """The named state of a run: a refused candidate is a result, so every one of them is Completed."""
+def final_state(decision: GateDecision, receipt: PushReceipt | None, held: str | None = None) -> State[Any]:
+    """The named state of a run: a refused candidate is a result, so every one of them is Completed.
+
+    `held` names that of a candidate that passed and was not published, since whoever started the run wanted it so.
+    """
+    if receipt is None and decision.verdict == "PASS":
+        return Completed(name=held, message=f"candidate {decision.candidate_digest[:12]} passed the gate and was not published")
     if receipt is None:
         return Completed(name=_STATE_NAMES[decision.verdict], message="; ".join(decision.reasons()))
     if receipt.published:
@@ -45,9 +50,10 @@ def final_state(decision: GateDecision, receipt: PushReceipt | None) -> State[An
     return Completed(name="Unchanged", message=receipt.summary())
 
 
-def report_parameters(workspace: Workspace) -> None:
-    """Show the values that this run really uses."""
-    create_markdown_artifact(key="parameters", markdown=f"```yaml\n{workspace.params.read_text(encoding='utf-8')}\n```")
+def report_parameters(workspace: Workspace, reason: str) -> None:
+    """Show the values that this run really uses, and why it was started."""
+    values = workspace.params.read_text(encoding="utf-8")
+    create_markdown_artifact(key="parameters", markdown=f"```yaml\n{values}\n```", description=reason or None)
 
 
 def report(stage: str, record: Record, workspace: Workspace) -> None:

@@ -1,39 +1,62 @@
 """One run: from the raw data to a published version, or to the reason why nothing was published."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import State, flow, get_run_logger
+from pydantic import Field
 
 from flows import stages
 from flows.reporting import final_state, report_parameters
+from flows.settings import Stage, as_settings, end_with_runner
 from tasks.overrides import override
 from tasks.paths import ROLES, Workspace
 
 
 @flow(name="retrain", description=__doc__)
-def retrain(workspace: str = ".", settings: list[str] | None = None) -> State[Any]:
+def retrain(
+    reason: str = "",
+    raw: Annotated[str, Field(min_length=1)] | None = None,
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None,
+    max_steps: Annotated[int, Field(ge=-1)] | None = None,
+    settings: list[str] | None = None,
+    force: Stage | None = None,
+    dry_run: bool = False,
+    require_approval: bool = False,
+    workspace: str = ".",
+) -> State[Any]:
     """Validate, prepare, train, evaluate, decide, and publish only what the gate passed.
 
     Args:
-        workspace: folder with params.yaml, dvc.yaml and data/.
-        settings: `section.key=value` lines that are written into params.yaml before the run.
+        reason: Why this run; it is shown with its parameters.
+        raw: Folder of the raw data, from now on; empty: as in params.yaml.
+        learning_rate: Of the training, from now on; empty: as in params.yaml.
+        max_steps: Optimizer steps, from now on; -1: train.num_train_epochs decides; empty: as in params.yaml.
+        settings: Further `section.key=value` lines that are written into params.yaml before the run.
+        force: Run this stage even if nothing changed.
+        dry_run: Judge, and publish nothing.
+        require_approval: A candidate that passes waits for the flow `promote`, or for `refit approve`.
+        workspace: Folder with params.yaml, dvc.yaml and data/.
 
-    Ends Completed with the name Published, Rejected, Inconclusive or Unchanged; Failed is for what a person must mend.
+    Ends Completed with the name Published, Rejected, Inconclusive, Unchanged, AwaitingApproval or NotPublished; Failed is for
+    what a person must mend.
     """
+    end_with_runner()
     place = Workspace.find(Path(workspace))
-    for change in override(place.params, settings or []):
+    named = {"validate.raw": raw, "train.learning_rate": learning_rate, "train.max_steps": max_steps}
+    for change in override(place.params, [*(settings or []), *as_settings(named)]):
         get_run_logger().info("params.yaml: %s", change)
-    report_parameters(place)
+    report_parameters(place, reason)
 
-    stages.base(place)
-    stages.validate(place)
-    stages.drift(place)
-    stages.prepare(place)
-    stages.train(place)
-    stages.champion(place)
+    stages.base(place, force)
+    stages.validate(place, force)
+    stages.drift(place, force)
+    stages.prepare(place, force)
+    stages.train(place, force)
+    stages.champion(place, force)
     for role in ROLES:
-        stages.evaluate[role](place)
-    decision = stages.gate(place)
-    receipt = stages.push(place) if decision.verdict == "PASS" else None
-    return final_state(decision, receipt)
+        stages.evaluate[role](place, force)
+    decision = stages.gate(place, force)
+    held = "AwaitingApproval" if require_approval else "NotPublished" if dry_run else None
+    receipt = None if decision.verdict != "PASS" or (held and not stages.is_champion(place, decision)) else stages.push(place)
+    return final_state(decision, receipt, held)

@@ -15,7 +15,8 @@ from flows.status import stale_stages
 from tasks.errors import TransientError
 from tasks.params import load_params
 from tasks.paths import ROLES, Workspace
-from tasks.records import PushReceipt, Record
+from tasks.records import GateDecision, PushReceipt, Record
+from tasks.registry import open_registry
 from tasks.repro import STAGES, reproduce, run_child
 
 
@@ -33,13 +34,13 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def _run_stage(workspace: Workspace, stage: str) -> Record:
+def _run_stage(workspace: Workspace, stage: str, forced: bool) -> Record:
     logger = get_run_logger()
-    if not stale_stages(workspace, load_params(workspace.params), [stage]):
+    if not forced and not stale_stages(workspace, load_params(workspace.params), [stage]):
         logger.info("%s: unchanged", stage)
     else:
         progress = TrainingProgress(logger.info) if stage == "train" else logger.info
-        reproduce(workspace, stage, progress)
+        reproduce(workspace, stage, progress, forced)
     record = STAGES[stage].read(workspace.record(stage))
     report(stage, record, workspace)
     return record
@@ -47,8 +48,8 @@ def _run_stage(workspace: Workspace, stage: str) -> Record:
 
 def _stage_task(stage: str) -> Any:
     @task(name=stage, task_run_name=stage, **_OPTIONS)
-    def run(workspace: Workspace) -> Record:
-        return _run_stage(workspace, stage)
+    def run(workspace: Workspace, force: str | None = None) -> Record:
+        return _run_stage(workspace, stage, force == stage)
 
     return run
 
@@ -64,9 +65,16 @@ gate = _stage_task("gate")
 
 
 @task(name="push", task_run_name="push", **_OPTIONS)
-def push(workspace: Workspace) -> PushReceipt:
+def push(workspace: Workspace, reason: str | None = None) -> PushReceipt:
     """Publish through `python -m tasks.push`, which checks the decision itself; DVC has no part in it."""
-    run_child(workspace, "push", [sys.executable, "-m", "tasks.push"], get_run_logger().info)
+    why = ["--reason", reason] if reason else []
+    run_child(workspace, "push", [sys.executable, "-m", "tasks.push", *why], get_run_logger().info)
     receipt = PushReceipt.read(workspace.record("push"))
     report("push", receipt, workspace)
     return receipt
+
+
+def is_champion(workspace: Workspace, decision: GateDecision) -> bool:
+    """Whether the candidate is what is published already."""
+    champion = open_registry(load_params(workspace.params).push, workspace).champion()
+    return champion is not None and champion.digest == decision.candidate_digest

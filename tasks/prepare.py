@@ -21,6 +21,7 @@ from tasks.files import sha256_file, write_atomic, write_jsonl
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.process import stage_main
+from tasks.progress import counted
 from tasks.records import PreparedDataset, SplitStatistics
 from tasks.sections import Prepare
 from tasks.suites import fresh_datasets_cache, general_texts
@@ -128,7 +129,8 @@ def _repetitions(rows: Rows, splits: Sequence[str], threshold: float) -> dict[in
         if (original := first.setdefault(rows["content_hash"][row], row)) != row:
             dropped[row] = Drop("duplicate", rows["source"][original], 1.0)
     single = list(first.values())
-    for found in near_duplicates((rows["text"][row] for row in single), threshold):
+    texts = counted((rows["text"][row] for row in single), "looked for near duplicates in")
+    for found in near_duplicates(texts, threshold):
         dropped[single[found.row]] = Drop("near_duplicate", rows["source"][single[found.of]], round(found.similarity, 4))
     return dropped
 
@@ -143,7 +145,7 @@ def _leaks(
             members[split].append(row)
     scored = [(rows["source"][row], rows["text"][row]) for row in members["test"]]
     train = members["train"]
-    leaks = contaminated((rows["text"][row] for row in train), [*scored, *protected], threshold)
+    leaks = contaminated(counted((rows["text"][row] for row in train), "looked for leaks in"), [*scored, *protected], threshold)
     return {train[leak.row]: Drop("contaminated", leak.of, round(leak.overlap, 4)) for leak in leaks}
 
 

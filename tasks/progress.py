@@ -1,7 +1,10 @@
 """How far long work is, told in a line every few seconds."""
 
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
+Row = TypeVar("Row")
 _SECONDS = 5.0
 
 
@@ -27,3 +30,12 @@ class Progress:
     def _tell(self) -> None:
         self._told, self._told_rows = time.monotonic(), self._rows
         print(f"{self._verb} {self._rows:,} rows, {self._rows / (self._told - self._began):,.0f} rows/s", flush=True)
+
+
+def counted(rows: Iterable[Row], verb: str) -> Iterator[Row]:
+    """The rows, with the progress of whoever takes them."""
+    progress = Progress(verb)
+    for row in rows:
+        yield row
+        progress.add(1)
+    progress.end()

@@ -3,6 +3,7 @@
 python -m tasks.push
 """
 
+import argparse
 import json
 import sys
 from collections import Counter
@@ -30,10 +31,10 @@ from tasks.registry import PROFILE, Pointer, Registry, open_registry, publishabl
 _ROWS_SEARCHED = 1000
 
 
-def push(registry: Registry, workspace: Workspace, params: Params) -> PushReceipt:
+def push(registry: Registry, workspace: Workspace, params: Params, reason: str | None = None) -> PushReceipt:
     """Publish data/model as a new version and make it the champion; or find that it is the champion already.
 
-    Safe to repeat after a kill at any point.
+    Safe to repeat after a kill at any point. The registry keeps the reason (default: what the gate says).
 
     Raises:
         NotApprovedError: the gate did not pass, passed another model, or this one was rolled back.
@@ -57,7 +58,7 @@ def push(registry: Registry, workspace: Workspace, params: Params) -> PushReceip
             PROFILE: workspace.profile.read_bytes(),
         }
         champion = registry.publish(
-            workspace.candidate, decision.candidate_digest, documents, decision.champion_version, decision.summary()
+            workspace.candidate, decision.candidate_digest, documents, decision.champion_version, reason or decision.summary()
         )
     receipt = workspace.record("push")
     for leftover in receipt.parent.glob(f".{receipt.name}.*.tmp"):  # of a push that was killed while writing its record
@@ -146,13 +147,15 @@ def _system_prompt(split: Path) -> str | None:
     return prompts.most_common(1)[0][0] if prompts else None
 
 
-def _run(workspace: Workspace, params: Params) -> PushReceipt:
-    return push(open_registry(params.push, workspace), workspace, params)
-
-
 def main() -> int:
     """Entry point of `python -m tasks.push`."""
-    return stage_main(__doc__, _run)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--reason", help="why it is published; the registry keeps it (default: what the gate says)")
+
+    def run(workspace: Workspace, params: Params) -> PushReceipt:
+        return push(open_registry(params.push, workspace), workspace, params, parser.parse_args().reason)
+
+    return stage_main(__doc__, run, parser)
 
 
 if __name__ == "__main__":

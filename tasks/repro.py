@@ -79,8 +79,10 @@ def changed_stages(workspace: Workspace, stages: Sequence[str]) -> list[str]:
     return [stage for stage in stages if changes.get(stage) or not workspace.record(stage).is_file()]
 
 
-def reproduce(workspace: Workspace, stage: str, log: Callable[[str], None]) -> None:
+def reproduce(workspace: Workspace, stage: str, log: Callable[[str], None], force: bool = False) -> None:
     """Run `dvc repro --single-item STAGE`; the lines that it prints go to `log`, without noise.
+
+    With `force` the stage runs even if nothing changed.
 
     Raises:
         PipelineError: the stage's own error, of its own type.
@@ -88,7 +90,8 @@ def reproduce(workspace: Workspace, stage: str, log: Callable[[str], None]) -> N
         StageKilled: the stage or `dvc` was ended by a signal.
         TransientError: another process holds DVC's lock on the stage.
     """
-    run_child(workspace, stage, [sys.executable, "-m", "dvc", "repro", "--single-item", stage], log)
+    forced = ["--force"] if force else []
+    run_child(workspace, stage, [sys.executable, "-m", "dvc", "repro", "--single-item", *forced, stage], log)
 
 
 def run_child(workspace: Workspace, stage: str, command: Sequence[str], log: Callable[[str], None]) -> None:

@@ -2,19 +2,25 @@
 
     python tests/benchmarks/preparation.py [ROWS]      # default 100,000
 
-Refit judges each row, tokenises it, looks for duplicates, splits and writes Parquet; TRL tokenises prompt and completion.
+Refit judges each row, tokenises it, looks for duplicates and leaks, splits, writes Parquet; TRL tokenises prompt and completion.
 TRL gets at most 10,000 of the rows, since its time grows linearly. Needs data/base (`refit run` or `python -m tasks.base`).
+Memory is that of all processes together (PSS, so that shared pages count once), looked at twice a second.
 """
 
 import json
 import random
-import resource
 import shutil
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tasks.environment import work_offline
 from tasks.files import parse_yaml
@@ -28,38 +34,57 @@ PEER_ROWS = 10_000
 PLAIN: dict[str, Any] = {"learned": {"metric": "exact_match"}, "smoke": {"min_structure_rate": None}}
 
 
-def rows(count: int) -> list[dict[str, Any]]:
+def rows(count: int) -> Iterator[dict[str, Any]]:
     """Conversations of about 400 bytes, in words of the default data."""
     text = "".join(path.read_text() for path in sorted((REPO / "data" / "raw").glob("*.jsonl")) if path.name != "inbox.jsonl")
     words, draw = [word for word in text.split() if word.isalpha()], random.Random(7)
-    return [
-        {
-            "id": f"row-{number}",
-            "messages": [
-                {"role": "user", "content": " ".join(draw.choices(words, k=14)) + "?"},
-                {"role": "assistant", "content": " ".join(draw.choices(words, k=38)) + "."},
-            ],
-        }
-        for number in range(count)
-    ]
+    for number in range(count):
+        turns = [("user", " ".join(draw.choices(words, k=14)) + "?"), ("assistant", " ".join(draw.choices(words, k=38)) + ".")]
+        yield {"id": f"row-{number}", "messages": [{"role": role, "content": text} for role, text in turns]}
 
 
-def refit_seconds(conversations: list[dict[str, Any]], folder: Path) -> float:
-    """Validate and prepare them from one JSONL file."""
+class Memory:
+    """The largest sum of the memory of this process and its children within the context, in bytes."""
+
+    def __enter__(self) -> "Memory":
+        self.peak = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        own = psutil.Process()
+        while not self._done.wait(0.5):
+            total = 0
+            for process in (own, *own.children(recursive=True)):
+                with suppress(psutil.Error):
+                    total += process.memory_full_info().pss
+            self.peak = max(self.peak, total)
+
+
+def refit_seconds(count: int, folder: Path) -> tuple[float, float]:
+    """Validate and prepare rows from one JSONL file; the seconds of each."""
     workspace = Workspace(folder)
     raw = workspace.data / "raw" / "rows.jsonl"
     raw.parent.mkdir(parents=True)
-    raw.write_text("".join(json.dumps(row) + "\n" for row in conversations))
+    with raw.open("w") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows(count))
     workspace.base.symlink_to(REPO / "data" / "base")
     tree = parse_yaml((REPO / "params.yaml").read_text())
     tree["guidelines"] = None
     tree["gate"] |= {name: tree["gate"][name] | values for name, values in PLAIN.items()}
     params = parse_params(tree, "params.yaml")
-    print(f"{len(conversations):,} conversations, {raw.stat().st_size / 1e6:.0f} MB of JSONL")
+    print(f"{count:,} conversations, {raw.stat().st_size / 1e6:.0f} MB of JSONL")
     began = time.perf_counter()
     print(validate(params.validation, params.guidelines, workspace).summary())
+    between = time.perf_counter()
     print(prepare(params.prepare, workspace.accepted, workspace.prepared, workspace.record("prepare")).summary())
-    return time.perf_counter() - began
+    return between - began, time.perf_counter() - between
 
 
 def trl_seconds(conversations: list[dict[str, Any]], folder: Path) -> float:
@@ -86,16 +111,17 @@ def trl_seconds(conversations: list[dict[str, Any]], folder: Path) -> float:
 def main() -> None:
     work_offline()
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    conversations = rows(count)
     folder = Path(tempfile.mkdtemp())
     try:
-        own = count / refit_seconds(conversations, folder / "refit")
-        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1e6
-        sample = conversations[:PEER_ROWS]
+        with Memory() as memory:
+            validating, preparing = refit_seconds(count, folder / "refit")
+        sample = list(islice(rows(count), PEER_ROWS))
         peer = len(sample) / trl_seconds(sample, folder / "trl")
     finally:
         shutil.rmtree(folder)
-    print(f"Refit {own:,.0f} rows/s, largest process {peak:.2f} GB; TRL {peer:,.0f} rows/s; ratio {own / peer:.1f}")
+    own = count / (validating + preparing)
+    print(f"validate {validating:.1f} s, prepare {preparing:.1f} s, all processes together {memory.peak / 1e9:.2f} GB")
+    print(f"Refit {own:,.0f} rows/s; TRL {peer:,.0f} rows/s; ratio {own / peer:.1f}")
 
 
 if __name__ == "__main__":

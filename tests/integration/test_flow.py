@@ -33,7 +33,11 @@ code = main(["run", "--json"])
 print("prefect" in sys.modules, file=sys.stderr)
 sys.exit(code)
 """
-FLOW = "from flows.console import run_in_process; from tasks.paths import Workspace; print(*run_in_process(Workspace.find()))"
+FLOW = """
+from importlib import import_module
+from flows.console import run_in_process
+print(*run_in_process(lambda: import_module("flows.retrain").retrain))
+"""
 
 
 def registry_of(workspace: Workspace) -> LocalRegistry:

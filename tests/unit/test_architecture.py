@@ -40,6 +40,7 @@ PURE = {
     "conversations",
     "data_check",
     "data_profile",
+    "data_watch",
     "data_versions",
     "dataset_card",
     "decision_text",

@@ -4,9 +4,10 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -143,8 +144,8 @@ class Runs(list[Workspace]):
 
     end: tuple[str, str] | BaseException = ("Published", "v1")
 
-    def __call__(self, workspace: Workspace) -> tuple[str, str]:
-        self.append(workspace)
+    def __call__(self, load: Callable[[], Any], workspace: str) -> tuple[str, str]:
+        self.append(Workspace(Path(workspace)))
         if isinstance(self.end, BaseException):
             raise self.end
         return self.end

@@ -1,6 +1,7 @@
 """Accepted rows -> splits: who is in which split, and that every row is accounted for."""
 
 import json
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,24 @@ def test_growth_moves_no_row(place: Place) -> None:
     assert set(before) == {f"r{number}" for number in range(40)}
     assert len(after) == 60
     assert before.items() <= after.items()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_growth_by_near_duplicates_moves_no_row_and_drops_only_what_would_leak(place: Place, seed: int) -> None:
+    """One row in a hundred is new, and all but says what another one says."""
+    draw = random.Random(seed)
+    words = [f"w{number}" for number in range(300)]
+    earlier = [row(number, " ".join(draw.sample(words, 30))) for number in range(200)]
+    repeated = [draw.choice(earlier).messages[0]["content"] for _ in range(20)]
+    place.run(earlier)
+    before = place.split_by_id()
+    place.run([*earlier, *(row(1000 + number, f"{text} {number}") for number, text in enumerate(repeated))])
+    after, dropped = place.split_by_id(), {drop["id"]: drop for drop in place.dropped()}
+    assert all(after.get(name, split) == split for name, split in before.items())
+    assert {name for name, split in before.items() if split == "test"} <= set(after)
+    lost = set(before) - set(after)
+    assert all(int(dropped[name]["of"].rpartition(":")[2]) >= 1000 for name in lost), "for a new row of a split that counts more"
+    assert len(dropped) >= 20
 
 
 def test_every_accepted_row_is_in_one_split_or_dropped(place: Place) -> None:

@@ -1,0 +1,30 @@
+"""Publish a candidate that waits for approval. The gate's decision is read again: nobody can approve what it did not pass."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import State, flow
+
+from flows import stages
+from flows.reporting import final_state
+from tasks.errors import NotApprovedError
+from tasks.paths import Workspace
+from tasks.records import GateDecision
+
+
+@flow(name="promote", description=__doc__)
+def promote(candidate: str, reason: str, workspace: str = ".") -> State[Any]:
+    """Make the candidate the champion.
+
+    Args:
+        candidate: The first characters (8 or more) of its digest, as the run that awaits approval says it.
+        reason: Who approves it and why; the registry keeps it.
+        workspace: Folder with params.yaml, dvc.yaml and data/.
+    """
+    place = Workspace.find(Path(workspace))
+    decision = GateDecision.read(place.record("gate"))
+    if len(candidate) < 8 or not decision.candidate_digest.startswith(candidate):
+        raise NotApprovedError(
+            f"candidate {candidate}: the one that waits is {decision.candidate_digest[:12]}; a later run made it, look at it"
+        )
+    return final_state(decision, stages.push(place, reason))

@@ -1,0 +1,100 @@
+"""A Prefect server as a child of this process."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import IO
+
+from prefect.logging.handlers import APILogHandler
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tasks.errors import PipelineError
+from tasks.process import on_parent_death
+
+_START_SECONDS = 180
+"""A server is up in 8 s on an idle machine; 20 s, Prefect's own limit for its temporary one, have been passed on a busy one."""
+_POLL_SECONDS = 0.1
+_STOP_SECONDS = 10
+# A run that waits for another one to end asks for its turn this often; Prefect's default is 30.
+_SLOT_WAIT_SECONDS = "5"
+
+
+@contextmanager
+def server(port: int | None = None) -> Iterator[str]:
+    """`prefect server start` on the loopback interface, with its dashboard, as this process's API; ends with the context.
+
+    Prefect's own temporary server outlives a process that is killed; this one has the kernel's parent-death signal.
+
+    Args:
+        port: Default: any free one.
+
+    Yields:
+        The address of the dashboard.
+
+    Raises:
+        PipelineError: it did not come up.
+    """
+    port = port or _free_port()
+    address = f"http://127.0.0.1:{port}"
+    settings = {
+        "PREFECT_SERVER_API_HOST": "127.0.0.1",
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": _SLOT_WAIT_SECONDS,
+    }
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start"],
+            env={**os.environ, **settings},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=partial(on_parent_death, signal.SIGKILL),
+        )
+        try:
+            _wait_until_healthy(process, f"{address}/api", log)
+            with temporary_settings({PREFECT_API_URL: f"{address}/api"}):
+                yield address
+                APILogHandler().flush()  # the last lines wait to be sent, and would find nobody
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_healthy(process: "subprocess.Popen[bytes]", api: str, log: IO[bytes]) -> None:
+    for _ in range(int(_START_SECONDS / _POLL_SECONDS)):
+        try:
+            process.wait(_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        else:
+            break  # else an answer on a port that somebody else has would count
+        try:
+            with urllib.request.urlopen(f"{api}/health", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            continue
+    log.seek(0)
+    said = log.read().decode(errors="replace").strip().splitlines()[-1:] or ["nothing"]
+    raise PipelineError(
+        f"no Prefect server came up at {api} within {_START_SECONDS} s (it said: {said[0].strip()}); "
+        "run `prefect server start` to see why, or set PREFECT_API_URL to one that runs"
+    )

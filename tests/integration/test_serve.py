@@ -1,0 +1,120 @@
+"""`refit serve`: the three ways to a run, by its clock, by hand and by new data, on its own server."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.paths import Workspace
+from tasks.records import ValidationReport
+from tests.integration.running import REFIT, Step, execute
+from tests.serving import Service
+
+
+@pytest.fixture(scope="module")
+def service(first: Step, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """In a workspace whose data were worked on already."""
+    home = tmp_path_factory.mktemp("served")
+    workspace = Workspace(Path(shutil.copytree(first.left.root, home / "workspace")))
+    options = ("--cron", "* * * * *", "--timezone", "Asia/Seoul", "--quiet-seconds", "1")
+    with Service(workspace, home / "prefect", *options) as found:
+        yield found
+
+
+def by_hand(service: Service, **parameters: Any) -> Any:
+    """A run as the dashboard starts it; its end."""
+    with service.client() as client:
+        deployment = client.read_deployment_by_name("retrain/retrain")
+        run = client.create_flow_run_from_deployment(deployment.id, parameters={**parameters, "reason": "by hand"})
+    return service.ended(run.id)
+
+
+def test_one_deployment_has_all_ways_in(service: Service) -> None:
+    (retrain,) = [found for found in service.read("deployments") if found["name"] == "retrain"]
+    (schedule,) = retrain["schedules"]
+    assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("* * * * *", "Asia/Seoul")
+    assert retrain["global_concurrency_limit"]["limit"] == 1
+    (automation,) = service.read("automations")
+    assert automation["trigger"]["expect"] == ["refit.data.changed"]
+    assert automation["actions"][0]["deployment_id"] == retrain["id"]
+
+
+def test_the_clock_starts_runs_and_an_unchanged_one_does_nothing(service: Service) -> None:
+    ended = service.started_because("schedule * * * * *")
+    assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "Unchanged")
+    assert ended.auto_scheduled
+    assert sum(run.auto_scheduled for run in service.runs()) > 1, "the next ones are planned"
+
+
+def test_the_dashboards_form_has_its_fields_and_refuses_wrong_values(service: Service) -> None:
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    (retrain,) = [found for found in service.read("deployments") if found["name"] == "retrain"]
+    fields = retrain["parameter_openapi_schema"]["properties"]
+    assert all(field.get("description") for field in fields.values()), fields
+    assert "gate" in json.dumps(fields["force"])
+    with service.client() as client:
+        deployment = client.read_deployment_by_name("retrain/retrain")
+        for wrong in ({"max_steps": -2}, {"learning_rate": 0}, {"force": "publish"}):
+            with pytest.raises(PrefectHTTPStatusError, match="409"):
+                client.create_flow_run_from_deployment(deployment.id, parameters=wrong)
+
+
+def test_a_run_by_hand_can_force_a_stage_and_publish_nothing(service: Service) -> None:
+    gate = service.workspace.record("gate")
+    before = gate.stat().st_mtime_ns
+    ended = by_hand(service, force="gate", dry_run=True, settings=["gate.confidence=0.9"])
+    assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "Unchanged"), "the candidate is the champion already"
+    assert gate.stat().st_mtime_ns > before
+
+
+def test_a_fault_in_a_setting_fails_the_run_and_changes_nothing(service: Service) -> None:
+    before = service.workspace.params.read_text()
+    ended = by_hand(service, settings=["train.seed=x"])
+    assert ended.state.type.value == "FAILED"
+    assert "train.seed" in ended.state.message
+    assert service.workspace.params.read_text() == before
+
+
+def test_new_data_start_one_run_and_a_person_publishes(service: Service) -> None:
+    began, rows = time.time(), ValidationReport.read(service.workspace.record("validate")).n_raw
+    raw = service.workspace.data / "raw" / "orders.jsonl"
+    row = json.loads(raw.read_text().splitlines()[0])
+    for number in range(5):
+        words = f"our cat sat on the keyboard and now there is order {number}, which nobody here wants. what now?"
+        row["messages"][-2]["content"] = words
+        with raw.open("a") as lines:
+            lines.write(json.dumps({**row, "id": f"new-{number}"}) + "\n")
+    ended = service.started_because("new data: ", began)
+    assert ended.state.type.value == "COMPLETED", service.log()
+    assert ValidationReport.read(service.workspace.record("validate")).n_raw == rows + 5
+    assert sum(str(run.parameters.get("reason", "")).startswith("new data: ") for run in service.runs()) == 1
+
+    held = by_hand(service, require_approval=True, settings=["train.seed=8"])
+    assert (held.state.type.value, held.state.name) == ("COMPLETED", "AwaitingApproval"), held.state.message
+    digest = held.state.message.split()[1]
+    refused = execute(service.workspace, [*REFIT, "approve", "0" * 12, "--reason", "x"], env={"PREFECT_API_URL": service.api})
+    assert refused.returncode != 0
+    assert f"the one that waits is {digest}" in refused.stderr
+    done = execute(service.workspace, [*REFIT, "approve", digest, "--reason", "seen by me"], env={"PREFECT_API_URL": service.api})
+    assert (done.returncode, done.stdout[:10]) == (0, "Published:"), done.stdout + done.stderr
+    moves = (service.workspace.data / "registry" / "history.jsonl").read_text().splitlines()
+    assert json.loads(moves[-1])["reason"] == "seen by me"
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (("--cron", "often"), "five fields such as"),
+        (("--timezone", "Mars/Olympus"), "a name such as Europe/Berlin"),
+    ],
+)
+def test_a_wrong_schedule_is_one_line(first: Step, options: tuple[str, str], wanted: str) -> None:
+    done = execute(first.left, [*REFIT, "serve", *options])
+    assert done.returncode == 2
+    assert wanted in done.stderr
+    assert "Traceback" not in done.stderr

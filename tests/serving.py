@@ -1,0 +1,123 @@
+"""`refit serve` as a process, and its Prefect server as a client sees it."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+from tasks.paths import Workspace
+
+Found = TypeVar("Found")
+SECONDS = 240  # on a busy machine; a tenth of it on an idle one
+
+
+class Service:
+    """Started on a free port with a Prefect home of its own; the context ends it."""
+
+    def __init__(self, workspace: Workspace, home: Path, *options: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.workspace, self.api, self._options, self._log = (
+            workspace,
+            f"http://127.0.0.1:{port}/api",
+            options,
+            home / "serve.log",
+        )
+        home.mkdir(exist_ok=True)
+        self._env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_API_PORT": str(port),
+            "DO_NOT_TRACK": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        self.process: subprocess.Popen[bytes]
+
+    def __enter__(self) -> "Service":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start, and wait until both deployments are there."""
+        command = [sys.executable, "-m", "flows.cli", "serve", *self._options]
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.workspace.root, env=self._env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        self.until(lambda: len(self.read("deployments")) == 2, "its deployments")
+
+    def stop(self) -> None:
+        """As a service manager does it."""
+        self.process.terminate()
+        self.process.wait(60)
+
+    def until(self, look: Callable[[], Found], what: str) -> Found:
+        """The first true value of `look`; fails with the log if it never comes or the service ends."""
+        for _ in range(SECONDS * 2):
+            try:
+                if found := look():
+                    return found
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                pass
+            try:
+                self.process.wait(0.5)
+            except subprocess.TimeoutExpired:
+                continue
+            break
+        raise AssertionError(f"{what} did not come:\n{self.log()}")
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def client(self) -> Any:
+        from prefect.client.orchestration import SyncPrefectClient
+
+        return SyncPrefectClient(self.api)
+
+    def read(self, what: str) -> list[dict[str, Any]]:
+        """All deployments or automations."""
+        import json
+
+        request = urllib.request.Request(
+            f"{self.api}/{what}/filter", data=b"{}", headers={"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+        return found
+
+    def runs(self) -> list[Any]:
+        """All runs of `retrain`, the oldest first."""
+        (deployment,) = [found for found in self.read("deployments") if found["name"] == "retrain"]
+        with self.client() as client:
+            found = client.read_flow_runs()
+        return sorted((run for run in found if str(run.deployment_id) == deployment["id"]), key=lambda run: run.created)
+
+    def ended(self, run: UUID) -> Any:
+        """The run once it has come to its end."""
+
+        def look() -> Any:
+            with self.client() as client:
+                found = client.read_flow_run(run)
+            return found if found.state and found.state.is_final() else None
+
+        return self.until(look, f"the end of run {run}")
+
+    def started_because(self, reason: str, after: float = 0) -> Any:
+        """A run that gives this reason, once there is one, and its end."""
+
+        def look() -> Any:
+            fitting = [run for run in self.runs() if str(run.parameters.get("reason", "")).startswith(reason)]
+            due = [run for run in fitting if run.expected_start_time.timestamp() <= time.time() + 1]
+            return next((run for run in due if run.created.timestamp() > after), None)
+
+        return self.ended(self.until(look, f"a run for {reason}").id)
