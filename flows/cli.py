@@ -18,10 +18,10 @@ from tasks.paths import Workspace
 from tasks.process import format_error
 from tasks.records import GateDecision
 
-EXIT_CODES = {"Published": 0, "Unchanged": 0, "Rejected": 3, "Inconclusive": 4}
+EXIT_CODES = {"Published": 0, "Unchanged": 0, "Rejected": 3, "Inconclusive": 4, "AwaitingApproval": 5}
 CRON = "0 3 * * *"
 _EPILOG = """exit codes: 0 published or unchanged, 1 failure, 2 bad input (parameters, data, usage), 3 rejected by the gate,
-4 inconclusive (too few items to tell)"""
+4 inconclusive (too few items to tell), 5 awaiting approval (`refit approve`)"""
 
 
 def main(argv: list[str] | None = None) -> int:

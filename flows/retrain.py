@@ -22,7 +22,7 @@ def retrain(
     settings: list[str] | None = None,
     force: Stage | None = None,
     dry_run: bool = False,
-    require_approval: bool = False,
+    require_approval: bool | None = None,
     workspace: str = ".",
 ) -> State[Any]:
     """Validate, prepare, train, evaluate, decide, and publish only what the gate passed.
@@ -35,7 +35,7 @@ def retrain(
         settings: Further `section.key=value` lines that are written into params.yaml before the run.
         force: Run this stage even if nothing changed.
         dry_run: Judge, and publish nothing.
-        require_approval: A candidate that passes waits for the flow `promote`, or for `refit approve`.
+        require_approval: A candidate that passes waits for the flow `promote`, from now on; empty: as in params.yaml.
         workspace: Folder with params.yaml, dvc.yaml and data/.
 
     Ends Completed with the name Published, Rejected, Inconclusive, Unchanged, AwaitingApproval or NotPublished; Failed is for
@@ -43,7 +43,12 @@ def retrain(
     """
     end_with_runner()
     place = Workspace.find(Path(workspace))
-    named = {"validate.raw": raw, "train.learning_rate": learning_rate, "train.max_steps": max_steps}
+    named = {
+        "validate.raw": raw,
+        "train.learning_rate": learning_rate,
+        "train.max_steps": max_steps,
+        "push.require_approval": require_approval,
+    }
     for change in override(place.params, [*(settings or []), *as_settings(named)]):
         get_run_logger().info("params.yaml: %s", change)
     report_parameters(place, reason)
@@ -57,6 +62,6 @@ def retrain(
     for role in ROLES:
         stages.evaluate[role](place, force)
     decision = stages.gate(place, force)
-    held = "AwaitingApproval" if require_approval else "NotPublished" if dry_run else None
-    receipt = None if decision.verdict != "PASS" or (held and not stages.is_champion(place, decision)) else stages.push(place)
+    held = stages.held(place, decision, dry_run)
+    receipt = stages.push(place) if decision.verdict == "PASS" and not held else None
     return final_state(decision, receipt, held)

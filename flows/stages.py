@@ -65,16 +65,19 @@ gate = _stage_task("gate")
 
 
 @task(name="push", task_run_name="push", **_OPTIONS)
-def push(workspace: Workspace, reason: str | None = None) -> PushReceipt:
+def push(workspace: Workspace, approval: str | None = None) -> PushReceipt:
     """Publish through `python -m tasks.push`, which checks the decision itself; DVC has no part in it."""
-    why = ["--reason", reason] if reason else []
-    run_child(workspace, "push", [sys.executable, "-m", "tasks.push", *why], get_run_logger().info)
+    approved = ["--approve", approval] if approval else []
+    run_child(workspace, "push", [sys.executable, "-m", "tasks.push", *approved], get_run_logger().info)
     receipt = PushReceipt.read(workspace.record("push"))
     report("push", receipt, workspace)
     return receipt
 
 
-def is_champion(workspace: Workspace, decision: GateDecision) -> bool:
-    """Whether the candidate is what is published already."""
-    champion = open_registry(load_params(workspace.params).push, workspace).champion()
-    return champion is not None and champion.digest == decision.candidate_digest
+def held(workspace: Workspace, decision: GateDecision, dry_run: bool) -> str | None:
+    """The state of a run whose candidate is not to be published now; None if it may be, or is what is published already."""
+    section = load_params(workspace.params).push
+    champion = open_registry(section, workspace).champion()
+    if champion is not None and champion.digest == decision.candidate_digest:
+        return None
+    return "NotPublished" if dry_run else "AwaitingApproval" if section.require_approval else None

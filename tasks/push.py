@@ -31,13 +31,13 @@ from tasks.registry import PROFILE, Pointer, Registry, open_registry, publishabl
 _ROWS_SEARCHED = 1000
 
 
-def push(registry: Registry, workspace: Workspace, params: Params, reason: str | None = None) -> PushReceipt:
+def push(registry: Registry, workspace: Workspace, params: Params, approval: str | None = None) -> PushReceipt:
     """Publish data/model as a new version and make it the champion; or find that it is the champion already.
 
-    Safe to repeat after a kill at any point. The registry keeps the reason (default: what the gate says).
+    Safe to repeat after a kill at any point. `approval` says who approves and why; the registry keeps it.
 
     Raises:
-        NotApprovedError: the gate did not pass, passed another model, or this one was rolled back.
+        NotApprovedError: the gate did not pass, passed another model, this one was rolled back, or it waits for approval.
         StaleChampionError: the champion is neither the one that the candidate was judged against nor the candidate.
         RegistryError: a file may not be published, the disk is full, or the registry is damaged.
         StageInputError: a record that the model card needs is missing or belongs to another model.
@@ -49,6 +49,11 @@ def push(registry: Registry, workspace: Workspace, params: Params, reason: str |
     published = champion is None or champion.digest != decision.candidate_digest
     if champion is not None and not published:
         registry.verify(champion.version)
+    elif params.push.require_approval and not approval:
+        raise NotApprovedError(
+            f"push.require_approval: the candidate {decision.candidate_digest[:12]} passed the gate and waits for "
+            f"`refit approve {decision.candidate_digest[:12]} --reason …`"
+        )
     else:
         card = model_card(_facts(decision, workspace, params))
         record = json.dumps(decision.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
@@ -58,7 +63,7 @@ def push(registry: Registry, workspace: Workspace, params: Params, reason: str |
             PROFILE: workspace.profile.read_bytes(),
         }
         champion = registry.publish(
-            workspace.candidate, decision.candidate_digest, documents, decision.champion_version, reason or decision.summary()
+            workspace.candidate, decision.candidate_digest, documents, decision.champion_version, approval or decision.summary()
         )
     receipt = workspace.record("push")
     for leftover in receipt.parent.glob(f".{receipt.name}.*.tmp"):  # of a push that was killed while writing its record
@@ -150,10 +155,10 @@ def _system_prompt(split: Path) -> str | None:
 def main() -> int:
     """Entry point of `python -m tasks.push`."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--reason", help="why it is published; the registry keeps it (default: what the gate says)")
+    parser.add_argument("--approve", metavar="REASON", help="who approves it and why; the registry keeps it")
 
     def run(workspace: Workspace, params: Params) -> PushReceipt:
-        return push(open_registry(params.push, workspace), workspace, params, parser.parse_args().reason)
+        return push(open_registry(params.push, workspace), workspace, params, parser.parse_args().approve)
 
     return stage_main(__doc__, run, parser)
 

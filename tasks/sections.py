@@ -234,3 +234,4 @@ class Push(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the published model")
     registry: Literal["local"]
     path: RelativePath = Field(description="folder of the registry")
+    require_approval: bool = Field(description="a candidate that passed the gate waits for a person: `refit approve`")

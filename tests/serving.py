@@ -25,12 +25,8 @@ class Service:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        self.workspace, self.api, self._options, self._log = (
-            workspace,
-            f"http://127.0.0.1:{port}/api",
-            options,
-            home / "serve.log",
-        )
+        self.workspace, self.api = workspace, f"http://127.0.0.1:{port}/api"
+        self._options, self._log = options, home / "serve.log"
         home.mkdir(exist_ok=True)
         self._env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {
             "PREFECT_HOME": str(home),

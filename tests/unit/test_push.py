@@ -188,3 +188,17 @@ def test_system_prompt_is_the_most_frequent_of_the_training_data(place: Place) -
     card = (workspace.root / params.push.path / "versions" / "v1" / "README.md").read_text()
     assert '{"role": "system", "content": "Be kind."}' in card
     assert "Be rare." not in card
+
+
+def test_what_waits_for_approval_is_published_with_one_only(tmp_path: Path) -> None:
+    workspace, params = make_workspace(tmp_path / "workspace")
+    params = params.model_copy(update={"push": params.push.model_copy(update={"require_approval": True})})
+    registry = open_registry(params.push, workspace)
+    digest = approve(workspace, b"one", None)
+    with pytest.raises(NotApprovedError, match=rf"waits for `refit approve {digest[:12]} --reason"):
+        push(registry, workspace, params)
+    assert registry.versions() == []
+    assert push(registry, workspace, params, "seen by me").published
+    moves = (workspace.root / params.push.path / "history.jsonl").read_text().splitlines()
+    assert [json.loads(move)["reason"] for move in moves] == ["seen by me"]
+    assert not push(registry, workspace, params).published, "once published, nothing waits"

@@ -1,0 +1,45 @@
+"""SIGKILL to `refit serve` in the middle of a training: nothing lives on, and the next one finishes the run."""
+
+import os
+import re
+import select
+from pathlib import Path
+
+from tasks.files import tree_digest
+from tasks.local_registry import LocalRegistry
+from tests.conftest import MakeWorkspace
+from tests.fault.test_killed_training import processes
+from tests.serving import Service
+
+
+def test_a_run_of_a_killed_service_goes_on_where_it_was(make_workspace: MakeWorkspace, tmp_path: Path) -> None:
+    workspace = make_workspace(**{"train.max_steps": 60, "train.eval_steps": 3})
+    service = Service(workspace, tmp_path / "prefect", "--cron", "0 0 1 1 *", "--quiet-seconds", "0")
+    service.start()
+    try:
+        service.until(lambda: re.search(r"step 1\d/60 loss", service.log()), "a training, since the data are new")
+        (run,) = [run for run in service.runs() if not run.auto_scheduled]
+        (training,) = processes(workspace, b"-m", b"tasks.train")
+        (server,) = processes(workspace, b"-m", b"prefect", b"server", b"start")
+        children = [os.pidfd_open(number) for number in (training, server)]
+        service.process.kill()
+        service.process.wait()
+        for child in children:
+            ended, _, _ = select.select([child], [], [], 60)
+            os.close(child)
+            assert ended, "a child went on a minute after its service had died"
+
+        service.start()
+        ended = service.ended(run.id)
+        assert (ended.state.type.value, ended.state.name, ended.run_count) == ("COMPLETED", "Published", 2), service.log()
+        assert "resumed from checkpoint-" in service.log()
+        assert len([found for found in service.runs() if not found.auto_scheduled]) == 1, "the same data count once"
+        assert len(service.read("deployments")) == 2
+        assert len(service.read("automations")) == 1
+        (retrain,) = [found for found in service.read("deployments") if found["name"] == "retrain"]
+        assert len(retrain["schedules"]) == 1
+        champion = LocalRegistry(workspace.data / "registry").champion()
+        assert champion is not None
+        assert champion.digest == tree_digest(workspace.candidate)
+    finally:
+        service.stop()
