@@ -1,26 +1,41 @@
 """`refit serve`: the three ways to a run, by its clock, by hand and by new data, on its own server."""
 
 import json
+import random
 import shutil
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from tasks.paths import Workspace
 from tasks.records import ValidationReport
+from tests.conftest import edit_params
 from tests.integration.running import REFIT, Step, execute
 from tests.serving import Service
 
+ZONE = "Asia/Seoul"
+WORDS = [f"{first}{second}" for first in ("cat", "key", "order", "rain") for second in ("board", "fall", "box", "bow", "hole")]
+
 
 @pytest.fixture(scope="module")
-def service(first: Step, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """In a workspace whose data were worked on already."""
+def cron() -> str:
+    """A minute that is near enough to wait for and late enough for the service to be up; once a day."""
+    soon = datetime.now(ZoneInfo(ZONE)) + timedelta(seconds=100)
+    return f"{soon.minute} {soon.hour} * * *"
+
+
+@pytest.fixture(scope="module")
+def service(cron: str, first: Step, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """In a workspace whose data were worked on already, and where a person publishes."""
     home = tmp_path_factory.mktemp("served")
     workspace = Workspace(Path(shutil.copytree(first.left.root, home / "workspace")))
-    options = ("--cron", "* * * * *", "--timezone", "Asia/Seoul", "--quiet-seconds", "1")
+    edit_params(workspace, {"push.require_approval": True})
+    options = ("--cron", cron, "--timezone", ZONE, "--quiet-seconds", "1")
     with Service(workspace, home / "prefect", *options) as found:
         yield found
 
@@ -33,18 +48,18 @@ def by_hand(service: Service, **parameters: Any) -> Any:
     return service.ended(run.id)
 
 
-def test_one_deployment_has_all_ways_in(service: Service) -> None:
+def test_one_deployment_has_all_ways_in(service: Service, cron: str) -> None:
     (retrain,) = [found for found in service.read("deployments") if found["name"] == "retrain"]
     (schedule,) = retrain["schedules"]
-    assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("* * * * *", "Asia/Seoul")
+    assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == (cron, ZONE)
     assert retrain["global_concurrency_limit"]["limit"] == 1
     (automation,) = service.read("automations")
     assert automation["trigger"]["expect"] == ["refit.data.changed"]
     assert automation["actions"][0]["deployment_id"] == retrain["id"]
 
 
-def test_the_clock_starts_runs_and_an_unchanged_one_does_nothing(service: Service) -> None:
-    ended = service.started_because("schedule * * * * *")
+def test_the_clock_starts_a_run(service: Service, cron: str) -> None:
+    ended = service.started_because(f"schedule {cron}")
     assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "Unchanged")
     assert ended.auto_scheduled
     assert sum(run.auto_scheduled for run in service.runs()) > 1, "the next ones are planned"
@@ -85,18 +100,15 @@ def test_new_data_start_one_run_and_a_person_publishes(service: Service) -> None
     raw = service.workspace.data / "raw" / "orders.jsonl"
     row = json.loads(raw.read_text().splitlines()[0])
     for number in range(5):
-        words = f"our cat sat on the keyboard and now there is order {number}, which nobody here wants. what now?"
-        row["messages"][-2]["content"] = words
+        row["messages"][-2]["content"] = " ".join(random.Random(number).sample(WORDS, 14))
         with raw.open("a") as lines:
             lines.write(json.dumps({**row, "id": f"new-{number}"}) + "\n")
     ended = service.started_because("new data: ", began)
-    assert ended.state.type.value == "COMPLETED", service.log()
+    assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "AwaitingApproval"), service.log()
     assert ValidationReport.read(service.workspace.record("validate")).n_raw == rows + 5
     assert sum(str(run.parameters.get("reason", "")).startswith("new data: ") for run in service.runs()) == 1
 
-    held = by_hand(service, require_approval=True, settings=["train.seed=8"])
-    assert (held.state.type.value, held.state.name) == ("COMPLETED", "AwaitingApproval"), held.state.message
-    digest = held.state.message.split()[1]
+    digest = ended.state.message.split()[1]
     refused = execute(service.workspace, [*REFIT, "approve", "0" * 12, "--reason", "x"], env={"PREFECT_API_URL": service.api})
     assert refused.returncode != 0
     assert f"the one that waits is {digest}" in refused.stderr
