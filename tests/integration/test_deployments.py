@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,8 +36,8 @@ def deployed(first: Step, server: str, tmp_path_factory: pytest.TempPathFactory)
         start_new_session=True,
     )
     yield workspace, env
-    worker.terminate()
-    worker.wait(60)
+    os.killpg(worker.pid, signal.SIGKILL)  # how it ends is no matter of ours
+    worker.wait()
 
 
 def test_everything_is_deployed_once(deployed: tuple[Workspace, dict[str, str]], server: str) -> None:

@@ -197,6 +197,10 @@ def without_calls(messages: Sequence[Message], generate: bool) -> str:
     return chatml([{"role": message["role"], "content": message["content"]} for message in messages], generate)
 
 
-@pytest.mark.parametrize(("template", "shown"), [(with_tools, True), (chatml, False), (without_calls, False)])
+def breaking(messages: Sequence[Message], generate: bool) -> str:
+    return "".join(message["content"] + message.get("tool_calls", "") for message in messages)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("template", "shown"), [(with_tools, True), (chatml, False), (without_calls, False), (breaking, False)])
 def test_a_template_shows_tools_or_not(template: Template, shown: bool) -> None:
     assert shows_tools(FakeTokenizer(template)) is shown
