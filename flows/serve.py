@@ -1,20 +1,29 @@
 """Everything on one machine: server, schedule, dashboard, watch of the data, and the runs themselves, in one command."""
 
+import asyncio
 import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from typing import Any
 
-import prefect
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowRunFilter, FlowRunFilterState
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+)
 from prefect.client.schemas.filters import FlowRunFilterStateType as StateTypeFilter
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, FlowRun, StateType
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import DeploymentEventTrigger
+from prefect.exceptions import TerminationSignal
+from prefect.runner import Runner
 from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL, PREFECT_RUNNER_POLL_FREQUENCY, temporary_settings
 from prefect.states import AwaitingRetry, Cancelled
@@ -32,7 +41,7 @@ from tasks.params import load_params
 from tasks.paths import Workspace
 
 PORT = 4200
-_LOOK_SECONDS = 2
+_LOOK_SECONDS = 3  # longer than a new automation takes to listen
 _POLL_SECONDS = 2
 _AT_ONCE = 5  # flow runs; of `retrain` one, the others wait for it
 _LOG = logging.getLogger("prefect.refit")
@@ -60,11 +69,16 @@ def serve(workspace: Workspace, cron: str | None, timezone: str, quiet_seconds: 
         if not PREFECT_API_URL.value():
             address = stack.enter_context(server(int(os.environ.get("PREFECT_SERVER_API_PORT", PORT))))
             print(f"dashboard: {address}", flush=True)
+            with get_client(sync_client=True) as client:
+                _pick_up(client, name)
         stack.enter_context(temporary_settings({PREFECT_RUNNER_POLL_FREQUENCY: _POLL_SECONDS}))
-        with get_client(sync_client=True) as client:
-            _pick_up(client)
+        runner = Runner(limit=_AT_ONCE, pause_on_shutdown=False)
+        for deployment in deployments(name, cron, timezone):
+            runner.add_deployment(deployment)
+        # After that: nobody would listen to the event before.
         stack.enter_context(_watching(start_watch(workspace, quiet_seconds, min_new_rows), name))
-        prefect.serve(*deployments(name, cron, timezone), limit=_AT_ONCE, print_starting_message=False, pause_on_shutdown=False)
+        with suppress(KeyboardInterrupt, TerminationSignal):
+            asyncio.run(runner.start())
 
 
 def _check(cron: str | None, timezone: str) -> None:
@@ -78,7 +92,10 @@ def _check(cron: str | None, timezone: str) -> None:
 
 
 def deployments(name: str, cron: str | None, timezone: str) -> list[Any]:
-    """One deployment of `retrain` for all ways in, since Prefect counts concurrent runs by deployment; and `promote`."""
+    """One of `retrain` for all ways in, since Prefect counts concurrent runs by deployment, and one of `promote`.
+
+    They are named like the model, so that several may share a server.
+    """
     trigger = DeploymentEventTrigger(
         name=f"retrain {name} when data change",
         expect={EVENT},
@@ -87,42 +104,43 @@ def deployments(name: str, cron: str | None, timezone: str) -> list[Any]:
     )
     return [
         retrain.to_deployment(
-            "retrain",
+            name,
             schedules=[Cron(cron, timezone=timezone, slug="schedule", parameters={"reason": f"schedule {cron}"})] if cron else [],
             triggers=[trigger],
             concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
             entrypoint_type=EntrypointType.MODULE_PATH,
         ),
-        promote.to_deployment("promote", entrypoint_type=EntrypointType.MODULE_PATH),
+        promote.to_deployment(name, entrypoint_type=EntrypointType.MODULE_PATH),
     ]
 
 
-def _pick_up(client: SyncPrefectClient) -> None:
+def _pick_up(client: SyncPrefectClient, name: str) -> None:
     """What a server before this one left: its runs are dead, and of those missed since one is enough.
 
     A run that was under way starts again, and its training goes on from its last checkpoint.
     """
-    left = _runs(client, _ALIVE)
+    left = _runs(client, name, _ALIVE)
     for run in left:
         _LOG.warning("%s was under way when the server ended; it starts again", run.name)
         client.set_flow_run_state(run.id, AwaitingRetry(message="the server before this one ended"), force=True)
-    now = DateTime.now("UTC")
-    due = sorted((run.expected_start_time or now, run.id) for run in _runs(client, [StateType.SCHEDULED]) if run.auto_scheduled)
-    missed = [run_id for expected, run_id in due if expected < now]
-    for run_id in missed if left else missed[:-1]:
+    now, restarted = DateTime.now("UTC"), {run.id for run in left}
+    planned = [run for run in _runs(client, name, [StateType.SCHEDULED]) if run.auto_scheduled and run.id not in restarted]
+    missed = sorted((start, run.id) for run in planned if (start := run.expected_start_time or now) < now)
+    for _, run_id in missed if left else missed[:-1]:
         client.set_flow_run_state(run_id, Cancelled(message="missed; one run does for all that were"), force=True)
 
 
-def _runs(client: SyncPrefectClient, states: list[StateType]) -> list[FlowRun]:
+def _runs(client: SyncPrefectClient, name: str, states: list[StateType]) -> list[FlowRun]:
     return client.read_flow_runs(
-        deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=["retrain"])),
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[retrain.name])),
+        deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[name])),
         flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=StateTypeFilter(any_=states))),
     )
 
 
 @contextmanager
 def _watching(found: DataWatch, name: str) -> Iterator[None]:
-    """Looks at the data every two seconds, on a thread of its own."""
+    """Looks at the data every few seconds, on a thread of its own."""
     stop = threading.Event()
 
     def look() -> None:

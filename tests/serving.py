@@ -93,10 +93,15 @@ class Service:
 
     def runs(self) -> list[Any]:
         """All runs of `retrain`, the oldest first."""
-        (deployment,) = [found for found in self.read("deployments") if found["name"] == "retrain"]
+        deployment = self.retrain()["id"]
         with self.client() as client:
             found = client.read_flow_runs()
-        return sorted((run for run in found if str(run.deployment_id) == deployment["id"]), key=lambda run: run.created)
+        return sorted((run for run in found if str(run.deployment_id) == deployment), key=lambda run: run.created)
+
+    def retrain(self) -> dict[str, Any]:
+        """The deployment of `retrain`."""
+        (found,) = [found for found in self.read("deployments") if found["entrypoint"].endswith("retrain")]
+        return found
 
     def ended(self, run: UUID) -> Any:
         """The run once it has come to its end."""

@@ -13,11 +13,11 @@ from tests.serving import Service
 
 
 def test_a_run_of_a_killed_service_goes_on_where_it_was(make_workspace: MakeWorkspace, tmp_path: Path) -> None:
-    workspace = make_workspace(**{"train.max_steps": 60, "train.eval_steps": 3})
+    workspace = make_workspace(**{"train.max_steps": 300, "train.eval_steps": 10})
     service = Service(workspace, tmp_path / "prefect", "--cron", "0 0 1 1 *", "--quiet-seconds", "0")
     service.start()
     try:
-        service.until(lambda: re.search(r"step 1\d/60 loss", service.log()), "a training, since the data are new")
+        service.until(lambda: re.search(r"step 1\d/300 loss", service.log()), "a training, since the data are new")
         (run,) = [run for run in service.runs() if not run.auto_scheduled]
         (training,) = processes(workspace, b"-m", b"tasks.train")
         (server,) = processes(workspace, b"-m", b"prefect", b"server", b"start")
@@ -36,8 +36,7 @@ def test_a_run_of_a_killed_service_goes_on_where_it_was(make_workspace: MakeWork
         assert len([found for found in service.runs() if not found.auto_scheduled]) == 1, "the same data count once"
         assert len(service.read("deployments")) == 2
         assert len(service.read("automations")) == 1
-        (retrain,) = [found for found in service.read("deployments") if found["name"] == "retrain"]
-        assert len(retrain["schedules"]) == 1
+        assert len(service.retrain()["schedules"]) == 1
         champion = LocalRegistry(workspace.data / "registry").champion()
         assert champion is not None
         assert champion.digest == tree_digest(workspace.candidate)

@@ -19,6 +19,7 @@ from tests.integration.running import REFIT, Step, execute
 from tests.serving import Service
 
 ZONE = "Asia/Seoul"
+NAME = "retrain/quillmere-support"
 WORDS = [f"{first}{second}" for first in ("cat", "key", "order", "rain") for second in ("board", "fall", "box", "bow", "hole")]
 
 
@@ -43,13 +44,13 @@ def service(cron: str, first: Step, tmp_path_factory: pytest.TempPathFactory) ->
 def by_hand(service: Service, **parameters: Any) -> Any:
     """A run as the dashboard starts it; its end."""
     with service.client() as client:
-        deployment = client.read_deployment_by_name("retrain/retrain")
+        deployment = client.read_deployment_by_name(NAME)
         run = client.create_flow_run_from_deployment(deployment.id, parameters={**parameters, "reason": "by hand"})
     return service.ended(run.id)
 
 
 def test_one_deployment_has_all_ways_in(service: Service, cron: str) -> None:
-    (retrain,) = [found for found in service.read("deployments") if found["name"] == "retrain"]
+    retrain = service.retrain()
     (schedule,) = retrain["schedules"]
     assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == (cron, ZONE)
     assert retrain["global_concurrency_limit"]["limit"] == 1
@@ -68,12 +69,12 @@ def test_the_clock_starts_a_run(service: Service, cron: str) -> None:
 def test_the_dashboards_form_has_its_fields_and_refuses_wrong_values(service: Service) -> None:
     from prefect.exceptions import PrefectHTTPStatusError
 
-    (retrain,) = [found for found in service.read("deployments") if found["name"] == "retrain"]
+    retrain = service.retrain()
     fields = retrain["parameter_openapi_schema"]["properties"]
     assert all(field.get("description") for field in fields.values()), fields
     assert "gate" in json.dumps(fields["force"])
     with service.client() as client:
-        deployment = client.read_deployment_by_name("retrain/retrain")
+        deployment = client.read_deployment_by_name(NAME)
         for wrong in ({"max_steps": -2}, {"learning_rate": 0}, {"force": "publish"}):
             with pytest.raises(PrefectHTTPStatusError, match="409"):
                 client.create_flow_run_from_deployment(deployment.id, parameters=wrong)
