@@ -72,6 +72,7 @@ def serve(workspace: Workspace, cron: str | None, timezone: str, quiet_seconds: 
             with get_client(sync_client=True) as client:
                 _pick_up(client, name)
         stack.enter_context(temporary_settings({PREFECT_RUNNER_POLL_FREQUENCY: _POLL_SECONDS}))
+        logging.getLogger("prefect.runner.state_proposer").setLevel(logging.WARNING)  # else a line at each look while a run waits
         runner = Runner(limit=_AT_ONCE, pause_on_shutdown=False)
         for deployment in deployments(name, cron, timezone):
             runner.add_deployment(deployment)
