@@ -32,7 +32,7 @@ from tasks.records import (
     ValidationReport,
 )
 
-_STATE_NAMES = {"PASS": "Published", "FAIL": "Rejected", "INCONCLUSIVE": "Inconclusive"}
+_STATE_NAMES = {"FAIL": "Rejected", "INCONCLUSIVE": "Inconclusive"}
 _STEP = re.compile(r"step (\d+)/(\d+) ")
 
 

@@ -149,7 +149,7 @@ def _watching(found: DataWatch, name: str) -> Iterator[None]:
             try:
                 if change := tell(found, name):
                     _LOG.info("new data: %s", change.summary())
-            except Exception as error:
+            except Exception as error:  # whatever it is, the next look may do better, and nobody else would look
                 _LOG.warning("watch: %s: %s", type(error).__name__, error)
 
     # Prefect keeps in the context which server is meant.

@@ -50,7 +50,8 @@ def resource(name: str) -> str:
 def start_watch(place: Workspace, quiet_seconds: float, min_new_rows: int) -> DataWatch:
     """The watch of a workspace; data that validate has seen as they are count as known."""
     found = watch_of(place, load_params(place.params).validation.raw, quiet_seconds, min_new_rows)
-    found.start(known=not changed_stages(place, ["validate"]))
+    if not found.started:
+        found.start(known=not changed_stages(place, ["validate"]))
     return found
 
 

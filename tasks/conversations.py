@@ -96,10 +96,7 @@ class Rules:
         """The rules that see masked texts, those of the guidelines last."""
         if self.guidelines is None:
             return RULES_AFTER_MASKS
-        return (
-            *RULES_AFTER_MASKS,
-            *((code, partial(rule, *self.guidelines)) for code, rule in GUIDELINE_RULES),
-        )
+        return (*RULES_AFTER_MASKS, *((code, partial(rule, *self.guidelines)) for code, rule in GUIDELINE_RULES))
 
     @cached_property
     def control_pattern(self) -> re.Pattern[str] | None:

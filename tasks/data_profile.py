@@ -36,9 +36,6 @@ class Profile(Record):
     rows: int
     counts: dict[str, dict[str, int]]
 
-    def summary(self) -> str:
-        return f"profile of {self.rows} rows"
-
 
 def profile(accepted: Path, accepted_sha256: str) -> Profile:
     """The profile of the rows of accepted.parquet that are not replayed. Memory: their scalars, and the texts of 10,000."""

@@ -30,9 +30,6 @@ class Seen(Record):
     number: int
     rows: int
 
-    def summary(self) -> str:
-        return f"version {self.number} of the data: {self.rows} rows, {self.fingerprint[:12]}"
-
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -70,14 +67,18 @@ class DataWatch:
         self._folder, self._state = folder, state
         self._quiet, self._min_new_rows, self._clock = quiet, min_new_rows, clock
 
+    @property
+    def started(self) -> bool:
+        """Whether there was a look at these data before, of this process or another one."""
+        return self._state.is_file()
+
     def start(self, known: bool) -> None:
         """Before the first look ever: whether the data as they lie there were worked on already."""
-        if not self._state.is_file():
-            fingerprint, rows = (_fingerprint(self._folder), _count_rows(self._folder)) if known else ("", 0)
-            signature, now = _signature(self._folder), self._clock()
-            Seen(signature=signature, changed_at=now, pending=not known, fingerprint=fingerprint, number=0, rows=rows).write(
-                self._state
-            )
+        fingerprint, rows = (_fingerprint(self._folder), _count_rows(self._folder)) if known else ("", 0)
+        signature, now = _signature(self._folder), self._clock()
+        Seen(signature=signature, changed_at=now, pending=not known, fingerprint=fingerprint, number=0, rows=rows).write(
+            self._state
+        )
 
     def look(self) -> Change | None:
         """A version that nobody was told of yet, once it has been quiet; it comes again until `told`."""

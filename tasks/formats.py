@@ -47,7 +47,7 @@ def as_conversation(row: Any, columns: Mapping[RowKey, str]) -> Any:
     """The row with `messages`, and with an `id` made of their hash if it has none; anything else if it is no conversation.
 
     Args:
-        row: A JSON value: a bare list of messages, or an object in one of the shapes of README.md.
+        row: A JSON value: a bare list of messages, or an object in one of the shapes of data/README.md.
         columns: The data's own column by the name that is wanted here.
     """
     if isinstance(row, list) and row and all(isinstance(message, dict) for message in row):

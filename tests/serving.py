@@ -1,5 +1,6 @@
 """`refit serve` as a process, and its Prefect server as a client sees it."""
 
+import json
 import os
 import socket
 import subprocess
@@ -82,8 +83,6 @@ class Service:
 
     def read(self, what: str) -> list[dict[str, Any]]:
         """All deployments or automations."""
-        import json
-
         request = urllib.request.Request(
             f"{self.api}/{what}/filter", data=b"{}", headers={"Content-Type": "application/json"}, method="POST"
         )
