@@ -13,10 +13,11 @@ from typing import Any
 from tasks.decision_text import explain
 from tasks.errors import DataError, PipelineError
 from tasks.overrides import override
-from tasks.params import load_params
+from tasks.params import Params, load_params
 from tasks.paths import Workspace
 from tasks.process import format_error
 from tasks.records import GateDecision
+from tasks.registry import Registry, open_registry
 
 EXIT_CODES = {"Published": 0, "Unchanged": 0, "Rejected": 3, "Inconclusive": 4, "AwaitingApproval": 5}
 CRON = "0 3 * * *"
@@ -77,6 +78,27 @@ def _parser() -> argparse.ArgumentParser:
     approve.add_argument("candidate", help="first characters (8 or more) of its digest")
     approve.add_argument("--reason", required=True, help="who approves it and why; the registry keeps it")
     approve.set_defaults(command=_approve)
+
+    versions = commands.add_parser("versions", parents=[common], help="the published versions, oldest first")
+    versions.set_defaults(command=_versions)
+
+    show = commands.add_parser("show", parents=[common], help="one version: its place in the history, training and decision")
+    show.add_argument("version", help="such as v3")
+    show.set_defaults(command=_show_version)
+
+    rollback = commands.add_parser(
+        "rollback", parents=[common], help="make an earlier version the champion again", epilog=_EPILOG
+    )
+    rollback.add_argument("version", nargs="?", help="such as v3 (default: the one that the champion replaced)")
+    rollback.add_argument("--reason", required=True, help="who does it and why; the registry keeps it")
+    rollback.set_defaults(command=_rollback)
+
+    reproduce = commands.add_parser(
+        "reproduce", parents=[common], help="lay out code, parameters and data of a version, and say what would differ"
+    )
+    reproduce.add_argument("version", help="such as v3")
+    reproduce.add_argument("--into", type=Path, metavar="FOLDER", help="new folder (default: beside the workspace, NAME-vN)")
+    reproduce.set_defaults(command=_reproduce)
 
     status = commands.add_parser("status", parents=[common], help="what is up to date, the last decision, the champion")
     status.set_defaults(command=_status)
@@ -162,6 +184,50 @@ def _status(arguments: argparse.Namespace) -> int:
     lines.append(f"{'champion':<20} {status.champion or 'none yet'}{' (this candidate)' if status.published else ''}")
     value = {"stale": status.stale, "decision": verdict, "champion": status.champion, "candidate_is_champion": status.published}
     _show(arguments, value, "\n".join(lines))
+    return 0
+
+
+def _registry(arguments: argparse.Namespace) -> tuple[Registry, Workspace, Params]:
+    workspace = Workspace.find(arguments.workspace)
+    params = load_params(workspace.params)
+    return open_registry(params.push, workspace), workspace, params
+
+
+def _versions(arguments: argparse.Namespace) -> int:
+    from tasks.versions import list_versions
+
+    registry, _, _ = _registry(arguments)
+    found = list_versions(registry)
+    lines = "\n".join(version.line() for version in found) or f"{registry.name}: no version yet; `refit run` publishes the first"
+    _show(arguments, {"registry": registry.name, "versions": [asdict(version) for version in found]}, lines)
+    return 0
+
+
+def _show_version(arguments: argparse.Namespace) -> int:
+    from tasks.versions import show
+
+    registry, _, _ = _registry(arguments)
+    found = show(registry, arguments.version)
+    _show(arguments, found.as_json(), "\n".join(found.lines()))
+    return 0
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    registry, _, _ = _registry(arguments)
+    pointer = registry.rollback(arguments.version, arguments.reason)
+    _show(
+        arguments, pointer.model_dump(mode="json"), f"{registry.name}: the champion is {pointer.version} ({pointer.digest[:12]})"
+    )
+    return 0
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from tasks.reproduce import reproduce
+
+    registry, workspace, params = _registry(arguments)
+    folder = arguments.into or workspace.root.parent / f"{params.push.name}-{arguments.version}"
+    found = reproduce(registry, arguments.version, folder, workspace)
+    _show(arguments, {**asdict(found), "folder": str(found.folder)}, "\n".join(found.lines()))
     return 0
 
 

@@ -27,4 +27,6 @@ def promote(candidate: str, reason: str, workspace: str = ".") -> State[Any]:
         raise NotApprovedError(
             f"candidate {candidate}: the one that waits is {decision.candidate_digest[:12]}; a later run made it, look at it"
         )
-    return final_state(decision, stages.push(place, reason))
+    receipt = stages.push(place, reason)
+    stages.record(place)
+    return final_state(decision, receipt)

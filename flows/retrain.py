@@ -9,8 +9,12 @@ from pydantic import Field
 from flows import stages
 from flows.reporting import final_state, report_parameters
 from flows.settings import Stage, as_settings, end_with_runner
+from tasks.errors import StaleChampionError
 from tasks.overrides import override
 from tasks.paths import ROLES, Workspace
+
+_JUDGEMENTS = 3
+"""How often a candidate is judged in one run, if each time somebody else publishes before it."""
 
 
 @flow(name="retrain", description=__doc__)
@@ -53,15 +57,26 @@ def retrain(
         get_run_logger().info("params.yaml: %s", change)
     report_parameters(place, reason)
 
+    stages.preflight(place)
     stages.base(place, force)
     stages.validate(place, force)
     stages.drift(place, force)
     stages.prepare(place, force)
     stages.train(place, force)
-    stages.champion(place, force)
-    for role in ROLES:
-        stages.evaluate[role](place, force)
-    decision = stages.gate(place, force)
-    held = stages.held(place, decision, dry_run)
-    receipt = stages.push(place) if decision.verdict == "PASS" and not held else None
+    for judgement in range(1, _JUDGEMENTS + 1):
+        stages.champion(place, force)
+        for role in ROLES:
+            stages.evaluate[role](place, force)
+        decision = stages.gate(place, force)
+        held = stages.held(place, decision, dry_run)
+        try:
+            receipt = stages.push(place) if decision.verdict == "PASS" and not held else None
+            break
+        except StaleChampionError as error:
+            if judgement == _JUDGEMENTS:
+                raise
+            get_run_logger().warning("%s\nthe candidate is judged anew, against the new champion", error)
+            force = None
+    if receipt:
+        stages.record(place)
     return final_state(decision, receipt, held)

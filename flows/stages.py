@@ -4,6 +4,7 @@ Only what a retry can cure is tried again: a killed child, a network fault, a lo
 """
 
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 from prefect import Task, get_run_logger, task
@@ -11,11 +12,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
 from flows.reporting import TrainingProgress, report
-from flows.status import stale_stages
+from flows.status import READ_REGISTRY, stale_stages
+from flows.token import hub_token
 from tasks.errors import TransientError
 from tasks.params import load_params
 from tasks.paths import ROLES, Workspace
-from tasks.records import GateDecision, PushReceipt, Record
+from tasks.records import GateDecision, PushReceipt, Record, VersionRecord
 from tasks.registry import open_registry
 from tasks.repro import STAGES, reproduce, run_child
 
@@ -36,11 +38,13 @@ _OPTIONS: dict[str, Any] = {
 
 def _run_stage(workspace: Workspace, stage: str, forced: bool) -> Record:
     logger = get_run_logger()
-    if not forced and not stale_stages(workspace, load_params(workspace.params), [stage]):
-        logger.info("%s: unchanged", stage)
-    else:
-        progress = TrainingProgress(logger.info) if stage == "train" else logger.info
-        reproduce(workspace, stage, progress, forced)
+    params = load_params(workspace.params)
+    with hub_token(params.push) if stage in READ_REGISTRY else nullcontext():
+        if not forced and not stale_stages(workspace, params, [stage]):
+            logger.info("%s: unchanged", stage)
+        else:
+            progress = TrainingProgress(logger.info) if stage == "train" else logger.info
+            reproduce(workspace, stage, progress, forced)
     record = STAGES[stage].read(workspace.record(stage))
     report(stage, record, workspace)
     return record
@@ -64,20 +68,39 @@ evaluate = {role: _stage_task(f"evaluate@{role}") for role in ROLES}
 gate = _stage_task("gate")
 
 
+@task(name="preflight", task_run_name="preflight", **_OPTIONS)
+def preflight(workspace: Workspace) -> None:
+    """Before any costly work: whether the registry could take a version."""
+    section = load_params(workspace.params).push
+    with hub_token(section):
+        open_registry(section, workspace).check_access()
+
+
 @task(name="push", task_run_name="push", **_OPTIONS)
 def push(workspace: Workspace, approval: str | None = None) -> PushReceipt:
     """Publish through `python -m tasks.push`, which checks the decision itself; DVC has no part in it."""
     approved = ["--approve", approval] if approval else []
-    run_child(workspace, "push", [sys.executable, "-m", "tasks.push", *approved], get_run_logger().info)
+    with hub_token(load_params(workspace.params).push):
+        run_child(workspace, "push", [sys.executable, "-m", "tasks.push", *approved], get_run_logger().info)
     receipt = PushReceipt.read(workspace.record("push"))
     report("push", receipt, workspace)
     return receipt
 
 
+@task(name="record", task_run_name="record", **_OPTIONS)
+def record(workspace: Workspace) -> None:
+    """Write the published version down in git and DVC's remote, where params.yaml names them."""
+    if not load_params(workspace.params).record.wanted:
+        return
+    run_child(workspace, "record", [sys.executable, "-m", "tasks.record"], get_run_logger().info)
+    report("record", VersionRecord.read(workspace.record("record")), workspace)
+
+
 def held(workspace: Workspace, decision: GateDecision, dry_run: bool) -> str | None:
     """The state of a run whose candidate is not to be published now; None if it may be, or is what is published already."""
     section = load_params(workspace.params).push
-    champion = open_registry(section, workspace).champion()
+    with hub_token(section):
+        champion = open_registry(section, workspace).champion()
     if champion is not None and champion.digest == decision.candidate_digest:
         return None
     return "NotPublished" if dry_run else "AwaitingApproval" if section.require_approval else None

@@ -6,16 +6,18 @@ from tasks.champion import current
 from tasks.drift import current_reference
 from tasks.params import Params
 from tasks.paths import Workspace
-from tasks.records import ChampionRecord, DriftReport, GateDecision
+from tasks.records import ChampionRecord, DriftReport, GateDecision, VersionRecord
 from tasks.registry import open_registry
 from tasks.repro import STAGES, changed_stages
+from tasks.sections import Recording
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """`stale`: stages that a run would run; `decision`: the last one, None before the first; `champion`: the published version.
 
-    `published` tells that the champion is this candidate, `withdrawn` that this candidate was published and taken back.
+    `published` tells that the champion is this candidate, `withdrawn` that this candidate was published and taken back,
+    `recorded` that the champion is written down wherever params.yaml wants it.
     """
 
     stale: list[str]
@@ -23,13 +25,14 @@ class Status:
     champion: str | None
     published: bool
     withdrawn: bool
+    recorded: bool
 
     @property
     def settled(self) -> bool:
         """Nothing changed since the last decision, and what it approved was published: a run would end Unchanged."""
         if self.stale or self.decision is None:
             return False
-        return self.decision.verdict != "PASS" or self.published or self.withdrawn
+        return self.decision.verdict != "PASS" or (self.published and self.recorded) or self.withdrawn
 
 
 def read_status(workspace: Workspace, params: Params) -> Status:
@@ -45,14 +48,25 @@ def read_status(workspace: Workspace, params: Params) -> Status:
         champion=pointer.version if pointer else None,
         published=pointer is not None and decision is not None and pointer.digest == decision.candidate_digest,
         withdrawn=decision is not None and registry.withdrawn(decision.candidate_digest) is not None,
+        recorded=pointer is None or _recorded(params.record, pointer.version, workspace),
     )
+
+
+def _recorded(section: Recording, version: str, workspace: Workspace) -> bool:
+    if not section.wanted:
+        return True
+    path = workspace.record("record")
+    if not path.is_file():
+        return False
+    note = VersionRecord.read(path)
+    places = (note.git_branch, note.git_remote, note.dvc_remote)
+    return (note.version, *places) == (version, section.git_branch, section.git_remote, section.dvc_remote)
 
 
 def stale_stages(workspace: Workspace, params: Params, stages: list[str]) -> list[str]:
     """Those of `stages` that are not up to date: by DVC, and where they read the registry, by what it holds now."""
     changed = set(changed_stages(workspace, stages))
-    moved = {"drift": _reference_moved, "champion": _champion_moved}
-    return [stage for stage in stages if stage in changed or (stage in moved and moved[stage](workspace, params))]
+    return [stage for stage in stages if stage in changed or (stage in READ_REGISTRY and READ_REGISTRY[stage](workspace, params))]
 
 
 def _reference_moved(workspace: Workspace, params: Params) -> bool:
@@ -61,3 +75,7 @@ def _reference_moved(workspace: Workspace, params: Params) -> bool:
 
 def _champion_moved(workspace: Workspace, params: Params) -> bool:
     return ChampionRecord.read(workspace.record("champion")) != current(workspace, params)
+
+
+READ_REGISTRY = {"drift": _reference_moved, "champion": _champion_moved}
+"""Stages that look into the registry, with what tells whether it gives another answer than the last time."""

@@ -12,21 +12,30 @@ import errno
 import fcntl
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypeVar
-
-from pydantic import ValidationError
+from typing import TypeVar
 
 from tasks.errors import NotApprovedError, RegistryError, StaleChampionError
 from tasks.files import hash_tree, sha256_file, sha256_json, write_atomic
-from tasks.registry import Manifest, Move, Pointer, Stored, publishable_files
+from tasks.registry import (
+    HISTORY,
+    MANIFEST,
+    Action,
+    Manifest,
+    Move,
+    Pointer,
+    Stored,
+    parse_stored,
+    pointer_after,
+    publishable_files,
+    version_number,
+    why_withdrawn,
+)
 
-_MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
 _S = TypeVar("_S", bound=Stored)
 
@@ -40,14 +49,19 @@ class LocalRegistry:
         self._versions = path / "versions"
         self._staging = path / ".staging"
         self._pointer = path / "champion.json"
-        self._history = path / "history.jsonl"
+        self._history = path / HISTORY
+
+    def check_access(self) -> None:
+        existing = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise RegistryError(f"{existing}: not a folder that may be written; choose another push.path, or make it one")
 
     def champion(self) -> Pointer | None:
         return _load(Pointer, self._pointer) if self._pointer.exists() else None
 
     def versions(self) -> list[str]:
-        names = [path.name for path in self._versions.glob("v*") if _number(path.name)]
-        return sorted(names, key=_number)
+        names = [path.name for path in self._versions.glob("v*") if version_number(path.name)]
+        return sorted(names, key=version_number)
 
     def find(self, digest: str) -> str | None:
         return next((name for name in reversed(self.versions()) if self.digest(name) == digest), None)
@@ -68,21 +82,14 @@ class LocalRegistry:
     def history(self) -> list[Move]:
         """All moves of the pointer, oldest first. The last line does not count where its move was never completed."""
         lines = self._history.read_bytes().splitlines() if self._history.exists() else []
-        moves = [_parse(Move, line, self._history) for line in lines]
+        moves = [parse_stored(Move, line, str(self._history)) for line in lines]
         champion = self.champion()
         now = champion.version if champion else None
         unfinished = moves and moves[-1].version != now and moves[-1].previous == now
         return moves[:-1] if unfinished else moves
 
     def withdrawn(self, digest: str) -> str | None:
-        version = self.find(digest)
-        reason = None
-        for move in self.history():
-            if move.version == version:
-                reason = None
-            elif move.previous == version and move.action == "rollback":
-                reason = move.reason
-        return reason
+        return why_withdrawn(self.history(), digest)
 
     def stage(self, model: Path, digest: str, documents: Mapping[str, bytes]) -> str:
         with self._locked():
@@ -92,12 +99,12 @@ class LocalRegistry:
         manifest = self._manifest(version)
         folder = self._versions / version
         found = hash_tree(folder)
-        found.pop(_MANIFEST)
+        found.pop(MANIFEST)
         if bad := sorted(name for name in found.keys() | manifest.files.keys() if found.get(name) != manifest.files.get(name)):
-            raise RegistryError(f"{folder}: damaged: {', '.join(bad)} differ from {_MANIFEST}; restore this folder from a backup")
+            raise RegistryError(f"{folder}: damaged: {', '.join(bad)} differ from {MANIFEST}; restore this folder from a backup")
         if sha256_json(manifest.model_files()) != manifest.model_digest:
             raise RegistryError(
-                f"{folder}: damaged: model_digest of {_MANIFEST} is not that of its files; restore this folder from a backup"
+                f"{folder}: damaged: model_digest of {MANIFEST} is not that of its files; restore this folder from a backup"
             )
         return manifest
 
@@ -123,10 +130,7 @@ class LocalRegistry:
             digest = self.verify(target).model_digest
             if target == champion.version:
                 return champion
-            published = [move for move in self.history() if move.version == target and move.action == "publish"]
-            return self._move(
-                Pointer(version=target, digest=digest, previous=published[-1].previous if published else None), "rollback", reason
-            )
+            return self._move(target, digest, "rollback", reason)
 
     def fetch(self, version: str, target: Path) -> Manifest:
         manifest = self._manifest(version)
@@ -183,10 +187,10 @@ class LocalRegistry:
                 f"{self._staging}: {', '.join(bad)} read back otherwise than written; check this disk, nothing was published"
             )
         manifest = Manifest(model_digest=digest, files=dict(sorted(files.items())))
-        _write(self._staging / _MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+        _write(self._staging / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
         _sync_folder(self._staging)
         self._versions.mkdir(exist_ok=True)
-        version = f"v{1 + max(map(_number, [*self.versions(), *(move.version for move in self.history())]), default=0)}"
+        version = f"v{1 + max(map(version_number, [*self.versions(), *(move.version for move in self.history())]), default=0)}"
         os.rename(self._staging, self._versions / version)
         _sync_folder(self._versions)
         return version
@@ -201,7 +205,7 @@ class LocalRegistry:
             raise NotApprovedError(
                 f"{version} is this model, and it was rolled back ({why}); train another, or roll back to {version} by name"
             )
-        return self._move(Pointer(version=version, digest=digest, previous=expected), "publish", reason)
+        return self._move(version, digest, "publish", reason)
 
     def _check_champion(self, expected: str | None) -> None:
         champion = self.champion()
@@ -212,12 +216,14 @@ class LocalRegistry:
                 "somebody published meanwhile, run again to judge anew"
             )
 
-    def _move(self, pointer: Pointer, action: Literal["publish", "rollback"], reason: str) -> Pointer:
+    def _move(self, version: str, digest: str, action: Action, reason: str) -> Pointer:
         """The line of history goes first: a kill between the two leaves an unfinished line, which the next move replaces."""
         champion = self.champion()
         left = champion.version if champion else None
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        moves = [*self.history(), Move(version=pointer.version, previous=left, action=action, reason=reason, at=now)]
+        moves = [*self.history(), Move(version=version, digest=digest, previous=left, action=action, reason=reason, at=now)]
+        pointer = pointer_after(moves)
+        assert pointer is not None
         write_atomic(self._history, "".join(move.model_dump_json() + "\n" for move in moves).encode())
         write_atomic(self._pointer, (pointer.model_dump_json(indent=2) + "\n").encode())
         _sync_folder(self.path)
@@ -226,16 +232,11 @@ class LocalRegistry:
     def _manifest(self, version: str) -> Manifest:
         if version not in self.versions():
             raise RegistryError(f"{self.path}: no version {version}; there are {self.versions()}")
-        return _load(Manifest, self._versions / version / _MANIFEST)
+        return _load(Manifest, self._versions / version / MANIFEST)
 
 
 def _damaged(path: Path) -> RegistryError:
-    return RegistryError(f"{path}: damaged: not the sha256 of {_MANIFEST}; restore it from a backup")
-
-
-def _number(version: str) -> int:
-    """3 for v3, 0 for what is no version."""
-    return int(version[1:]) if re.fullmatch(r"v[1-9]\d*", version) else 0
+    return RegistryError(f"{path}: damaged: not the sha256 of {MANIFEST}; restore it from a backup")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -262,15 +263,6 @@ def _sync_folder(path: Path) -> None:
 
 def _load(kind: type[_S], path: Path) -> _S:
     try:
-        return _parse(kind, path.read_bytes(), path)
+        return parse_stored(kind, path.read_bytes(), str(path))
     except FileNotFoundError:
         raise RegistryError(f"{path}: missing; restore it from a backup") from None
-
-
-def _parse(kind: type[_S], data: bytes, path: Path) -> _S:
-    try:
-        return kind.model_validate_json(data)
-    except ValidationError as error:
-        raise RegistryError(
-            f"{path}: not a {kind.__name__.lower()} ({error.errors()[0]['msg']}); restore it from a backup"
-        ) from None

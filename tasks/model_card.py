@@ -16,9 +16,13 @@ from tasks.sections import FolderBase, HubBase, Train, WheelBase
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
-    """Everything that a card says. `decision_markdown` is trusted, `system_prompt` is None if the data have none."""
+    """Everything that a card says. `decision_markdown` is trusted, `system_prompt` is None if the data have none, `repo_id` if
+    it is not published to the Hub, `license` if nobody said which.
+    """
 
     name: str
+    repo_id: str | None
+    license: str | None
     base_section: WheelBase | HubBase | FolderBase
     base: BaseModelRecord
     validation: ValidationReport
@@ -39,6 +43,7 @@ def model_card(facts: CardFacts) -> str:
         _introduction(facts),
         "## Use\n\n" + block(_usage(facts), "python"),
         "## Gate\n\n" + facts.decision_markdown.strip(),
+        _limits(facts),
         _base(facts),
         _data(facts),
         _training(facts),
@@ -49,6 +54,8 @@ def model_card(facts: CardFacts) -> str:
 def _metadata(facts: CardFacts) -> dict[str, Any]:
     """The Hub accepts as `base_model` only its own repositories, so that other sources stand in the text alone."""
     metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["refit", "sft"]}
+    if facts.license is not None:
+        metadata |= {"license": facts.license}
     if isinstance(facts.base_section, HubBase):
         metadata |= {"base_model": facts.base_section.repo_id}
     results = [
@@ -74,7 +81,8 @@ def _introduction(facts: CardFacts) -> str:
         f"published by Refit after its gate compared it with the base model{former}. "
         "The license is that of the base model and of the data; this card grants none.\n\n"
         f"Digest of the model files: {code(facts.trained.digest)}. `manifest.json` has the sha256 of each file, "
-        "`decision.json` the whole decision."
+        "`decision.json` the whole decision, `training.json` how it was trained, `dvc.lock` and `params.yaml` what from, "
+        "`data_profile.json` what the data looked like."
     )
 
 
@@ -83,15 +91,29 @@ def _usage(facts: CardFacts) -> str:
     if facts.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": facts.system_prompt})
     listed = "".join(f"    {_literal(message)},\n" for message in messages)
+    name = f'"{facts.repo_id}"  # revision="v1" is the first version' if facts.repo_id else '"."  # the folder of this file'
     return (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'folder = "."  # the folder of this file\n'
-        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
-        'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")\n\n'
+        f"name = {name}\n"
+        "tokenizer = AutoTokenizer.from_pretrained(name)\n"
+        'model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")\n\n'
         f"messages = [\n{listed}]\n"
         'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")\n'
         f"output = model.generate(**inputs, max_new_tokens={facts.max_new_tokens}, do_sample=False)\n"
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))'
+    )
+
+
+def _limits(facts: CardFacts) -> str:
+    items = {
+        suite: max((metric.n for metric in facts.evaluated.metrics if metric.suite == suite), default=0)
+        for suite in ("target", "general")
+    }
+    return (
+        f"## Limits\n\nJudged on {items['target']} conversations held out of its data and on {items['general']} items of general "
+        f"ability, with at most {facts.max_new_tokens} new tokens a reply and without sampling; nothing is known of "
+        "other subjects, languages, lengths or ways of decoding. What its replies say may be wrong: the gate's table says how "
+        "far they were tested."
     )
 
 

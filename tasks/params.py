@@ -20,6 +20,7 @@ from tasks.sections import (
     HubBase,
     Prepare,
     Push,
+    Recording,
     Section,
     Train,
     Validate,
@@ -39,6 +40,7 @@ class Params(Section):
     evaluate: Evaluate
     gate: Gate
     push: Push
+    record: Recording
 
     @model_validator(mode="after")
     def _rules_are_part_of_the_data(self) -> Self:

@@ -35,6 +35,11 @@ class Workspace:
         return self.root / "params.yaml"
 
     @property
+    def lock(self) -> Path:
+        """DVC's, the hashes of every input and output of each stage."""
+        return self.root / "dvc.lock"
+
+    @property
     def data(self) -> Path:
         return self.root / "data"
 

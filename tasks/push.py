@@ -5,12 +5,14 @@ python -m tasks.push
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.decision_text import markdown
-from tasks.errors import NotApprovedError, StageInputError, StaleChampionError
+from tasks.errors import NotApprovedError, RegistryError, StageInputError, StaleChampionError
 from tasks.files import sha256_json
 from tasks.model_card import CardFacts, model_card
 from tasks.params import Params
@@ -26,9 +28,29 @@ from tasks.records import (
     TrainedModel,
     ValidationReport,
 )
-from tasks.registry import PROFILE, Pointer, Registry, open_registry, publishable_files
+from tasks.registry import (
+    CARD,
+    DECISION,
+    LOCK,
+    PARAMS,
+    PROFILE,
+    TRAINING,
+    Pointer,
+    Registry,
+    open_registry,
+    publishable_files,
+)
+from tasks.sensitive import find_secret
 
 _ROWS_SEARCHED = 1000
+# Files of the model that hold names and paths of the machine that made it; a vocabulary is full of chance finds.
+_SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 
 def push(registry: Registry, workspace: Workspace, params: Params, approval: str | None = None) -> PushReceipt:
@@ -48,20 +70,15 @@ def push(registry: Registry, workspace: Workspace, params: Params, approval: str
     _check_champion(decision, champion, registry)
     published = champion is None or champion.digest != decision.candidate_digest
     if champion is not None and not published:
-        registry.verify(champion.version)
+        champion = registry.promote(champion.version, decision.champion_version, decision.summary())
     elif params.push.require_approval and not approval:
         raise NotApprovedError(
             f"push.require_approval: the candidate {decision.candidate_digest[:12]} passed the gate and waits for "
             f"`refit approve {decision.candidate_digest[:12]} --reason …`"
         )
     else:
-        card = model_card(_facts(decision, workspace, params))
-        record = json.dumps(decision.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-        documents = {
-            "README.md": card.encode("utf-8", "replace"),
-            "decision.json": record.encode("utf-8", "replace"),
-            PROFILE: workspace.profile.read_bytes(),
-        }
+        documents = _documents(decision, workspace, params)
+        _check_secrets(documents, workspace.candidate)
         champion = registry.publish(
             workspace.candidate, decision.candidate_digest, documents, decision.champion_version, approval or decision.summary()
         )
@@ -75,6 +92,29 @@ def push(registry: Registry, workspace: Workspace, params: Params, approval: str
         previous_version=champion.previous,
         published=published,
     ).write(receipt)
+
+
+def _documents(decision: GateDecision, workspace: Workspace, params: Params) -> dict[str, bytes]:
+    """What is published beside the model; the same bytes whenever the same candidate is pushed again."""
+    record = json.dumps(decision.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    files = {TRAINING: workspace.record("train"), PROFILE: workspace.profile, LOCK: workspace.lock, PARAMS: workspace.params}
+    return {
+        CARD: model_card(_facts(decision, workspace, params)).encode("utf-8", "replace"),
+        DECISION: record.encode("utf-8", "replace"),
+        **{name: path.read_bytes() for name, path in files.items() if path.is_file()},
+    }
+
+
+def _check_secrets(documents: Mapping[str, bytes], model: Path) -> None:
+    """Nothing that looks like a key leaves: what a person wrote into parameters or paths ends up in these files."""
+    texts = {name: data.decode("utf-8", "replace") for name, data in documents.items()}
+    texts |= {name: (model / name).read_text("utf-8", "replace") for name in _SMALL_FILES if (model / name).is_file()}
+    token = os.environ.get("HF_TOKEN")
+    if found := sorted(name for name, text in texts.items() if find_secret(text) or (token and token in text)):
+        raise RegistryError(
+            f"{', '.join(found)}: what looks like a key, token or password stands there, so nothing was published; "
+            "take it out of params.yaml, the paths in it or the data's system prompt, and run again"
+        )
 
 
 def _check_approved(decision: GateDecision, workspace: Workspace) -> None:
@@ -125,6 +165,8 @@ def _facts(decision: GateDecision, workspace: Workspace, params: Params) -> Card
         )
     return CardFacts(
         name=params.push.name,
+        repo_id=params.push.repo_id if params.push.registry == "hub" else None,
+        license=params.push.license,
         base_section=params.base,
         base=base,
         validation=validation,

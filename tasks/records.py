@@ -283,3 +283,23 @@ class PushReceipt(Record):
 
     def summary(self) -> str:
         return f"{'published' if self.published else 'already published'} {self.version} ({self.digest[:12]}) to {self.registry}"
+
+
+class VersionRecord(Record):
+    """Of `record`: where a published version was written down."""
+
+    version: str
+    digest: str
+    git_branch: str | None
+    git_tag: str | None
+    git_commit: str | None
+    git_remote: str | None
+    dvc_remote: str | None
+
+    def summary(self) -> str:
+        places = [
+            f"git tag {self.git_tag} on {self.git_branch}" if self.git_tag else "",
+            f"git remote {self.git_remote}" if self.git_remote else "",
+            f"DVC remote {self.dvc_remote}" if self.dvc_remote else "",
+        ]
+        return f"{self.version} written down: {', '.join(filter(None, places)) or 'nowhere, as params.yaml has it'}"

@@ -4,12 +4,13 @@ A registry holds versions, which never change, and one pointer to the champion a
 """
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.errors import RegistryError, StageInputError
 from tasks.files import MODEL_FILES, sha256_file
@@ -18,8 +19,14 @@ from tasks.sections import Push
 
 # What may be published: a model folder, also in several shards.
 PUBLISHABLE = (*MODEL_FILES, "*.safetensors", "model.safetensors.index.json")
-PROFILE = "data_profile.json"
-"""The document of a version that says what its data looked like."""
+CARD, DECISION, TRAINING, PROFILE = "README.md", "decision.json", "training.json", "data_profile.json"
+LOCK, PARAMS = "dvc.lock", "params.yaml"
+DOCUMENTS = (CARD, DECISION, TRAINING, PROFILE, LOCK, PARAMS)
+"""What a version says of itself: its card, the gate's decision, how it was trained, what the data looked like, its lineage."""
+MANIFEST, HISTORY = "manifest.json", "history.jsonl"
+
+
+_S = TypeVar("_S", bound="Stored")
 
 
 class Stored(BaseModel):
@@ -47,20 +54,71 @@ class Manifest(Stored):
         return {name: sha256 for name, sha256 in self.files.items() if may_be_published(name)}
 
 
+Action = Literal["publish", "rollback"]
+
+
 class Move(Stored):
-    """One move of the pointer, from `previous` to `version`."""
+    """One move of the pointer, from `previous` to `version`, which holds the model with this digest."""
 
     version: str
+    digest: str
     previous: str | None
-    action: Literal["publish", "rollback"]
+    action: Action
     reason: str
     at: str
+
+
+def parse_stored(kind: type[_S], data: bytes, where: str) -> _S:
+    """What a registry stored, of JSON.
+
+    Raises:
+        RegistryError: it is none; `where` says which file or line.
+    """
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise RegistryError(
+            f"{where}: not a {kind.__name__.lower()} ({error.errors()[0]['msg']}); restore it from a backup"
+        ) from None
+
+
+def pointer_after(moves: Sequence[Move]) -> Pointer | None:
+    """Where the pointer stands after these moves, oldest first."""
+    if not moves:
+        return None
+    last = moves[-1]
+    published = [move for move in moves if move.version == last.version and move.action == "publish"]
+    return Pointer(version=last.version, digest=last.digest, previous=published[-1].previous if published else None)
+
+
+def why_withdrawn(moves: Sequence[Move], digest: str) -> str | None:
+    """Why this model was rolled back; None if it was not, or is the champion again."""
+    reason = None
+    versions = {move.version for move in moves if move.digest == digest}
+    for move in moves:
+        if move.version in versions:
+            reason = None
+        elif move.previous in versions and move.action == "rollback":
+            reason = move.reason
+    return reason
+
+
+def version_number(version: str) -> int:
+    """3 for v3, 0 for what is no version."""
+    return int(version[1:]) if re.fullmatch(r"v[1-9]\d{0,8}", version) else 0
 
 
 class Registry(Protocol):
     """What a publish target can do, a folder or a repository."""
 
     name: str
+
+    def check_access(self) -> None:
+        """Whether a version could be published here; changes nothing.
+
+        Raises:
+            RegistryError: it could not, and why.
+        """
 
     def champion(self) -> Pointer | None:
         """The published model, None if there is none yet."""
@@ -84,6 +142,9 @@ class Registry(Protocol):
         Raises:
             RegistryError: there is no such version, or the file is not what was published.
         """
+
+    def history(self) -> list[Move]:
+        """All moves of the pointer, oldest first."""
 
     def withdrawn(self, digest: str) -> str | None:
         """Why this model was rolled back; None if it was not."""
@@ -127,7 +188,13 @@ class Registry(Protocol):
 
 
 def open_registry(section: Push, workspace: Workspace) -> Registry:
-    """The registry of params.yaml; a relative path starts at the workspace."""
+    """The registry of params.yaml; a relative path starts at the workspace. The Hub is not asked yet."""
+    if section.registry == "hub":
+        from tasks.hub_registry import HubRegistry
+        from tasks.hub_repository import open_repository
+
+        assert section.repo_id is not None
+        return HubRegistry(open_repository(section.repo_id), section.private)
     from tasks.local_registry import LocalRegistry
 
     return LocalRegistry(workspace.root / section.path, f"{section.registry}:{section.path}")

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RepoId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}$")]
 RowKey = Literal["messages", "prompt", "completion", "system", "id", "topic", "group"]
 CountFrom1 = Annotated[int, Field(ge=1)]
 RelativePath = Annotated[str, Field(min_length=1)]
@@ -42,7 +43,7 @@ class HubBase(Section):
     """A repository of the Hugging Face Hub at one commit."""
 
     source: Literal["hub"]
-    repo_id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    repo_id: RepoId
     revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="a full commit hash: a branch or tag can move")
     sha256: Sha256 = Field(description="of model.safetensors")
 
@@ -232,6 +233,37 @@ class Gate(Section):
 
 class Push(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the published model")
-    registry: Literal["local"]
-    path: RelativePath = Field(description="folder of the registry")
+    registry: Literal["local", "hub"]
+    path: RelativePath = Field(description="local: folder of the registry")
+    repo_id: RepoId | None = Field(description="hub: NAMESPACE/NAME of the model repository, made where it is missing")
+    private: bool = Field(description="hub: whether that repository is made as a private one")
+    license: str | None = Field(pattern=r"^[a-z0-9.-]+$", description="for the card: an identifier of the Hub; null: says none")
     require_approval: bool = Field(description="a candidate that passed the gate waits for a person: `refit approve`")
+
+    @model_validator(mode="after")
+    def _hub_has_a_repository(self) -> Self:
+        if self.registry == "hub" and self.repo_id is None:
+            raise ValueError("registry: hub needs repo_id, NAMESPACE/NAME of the model repository")
+        return self
+
+
+class Recording(Section):
+    """Where a published version is written down besides the registry; all null: nowhere."""
+
+    git_branch: str | None = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
+        description="gets a commit with dvc.lock, and a tag NAME-vN; not the one checked out",
+    )
+    git_remote: str | None = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="gets that branch and tag")
+    dvc_remote: str | None = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="gets data and model, by `dvc push`")
+
+    @model_validator(mode="after")
+    def _remote_needs_a_branch(self) -> Self:
+        if self.git_remote is not None and self.git_branch is None:
+            raise ValueError("git_remote needs git_branch, the branch that is pushed there")
+        return self
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to do."""
+        return self.git_branch is not None or self.dvc_remote is not None

@@ -51,6 +51,10 @@ PURE = {
     "item_scores",
     "language",
     "local_registry",
+    "hub_repository",
+    "hub_state",
+    "hub_staging",
+    "hub_registry",
     "markdown",
     "model_card",
     "ngrams",
@@ -62,6 +66,7 @@ PURE = {
     "readers",
     "registry",
     "repro",
+    "reproduce",
     "row_diff",
     "row_rules",
     "screening",
@@ -71,8 +76,9 @@ PURE = {
     "tables",
     "text_faults",
     "tool_calls",
+    "versions",
 }
-STAGES = {"base", "validate", "drift", "prepare", "train", "champion", "evaluate", "gate", "push"}
+STAGES = {"base", "validate", "drift", "prepare", "train", "champion", "evaluate", "gate", "push", "record"}
 LAYERS = {f"tasks.{name}": rank for rank, layer in enumerate((COMMON, PURE, STAGES)) for name in layer}
 
 HEAVY = {

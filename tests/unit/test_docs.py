@@ -41,13 +41,13 @@ def test_make_targets_exist(line: str) -> None:
 def test_readme_names_every_module_stage_and_section() -> None:
     modules = [path.name for folder in ("tasks", "flows") for path in (REPO / folder).glob("*.py") if path.name != "__init__.py"]
     assert len(modules) > 20
-    stages = {stage.partition("@")[0] for stage in STAGES} | {"push"}
+    stages = {stage.partition("@")[0] for stage in STAGES} | {"push", "record"}
     sections = parse_yaml((REPO / "params.yaml").read_text())
     missing = [name for name in modules if name not in README]
     missing += [stage for stage in stages if not re.search(rf"\b{stage}\b", README)]
     missing += [f"{section}:" for section in ("train", "base", "gate", "push", "guidelines") if f"`{section}:`" not in README]
     assert not missing
-    assert set(sections) == {"base", "validate", "guidelines", "drift", "prepare", "train", "evaluate", "gate", "push"}
+    assert set(sections) == {"base", "validate", "guidelines", "drift", "prepare", "train", "evaluate", "gate", "push", "record"}
 
 
 def test_the_page_on_data_explains_every_code_of_the_quarantine() -> None:

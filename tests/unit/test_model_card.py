@@ -24,6 +24,8 @@ def facts(tmp_path: Path) -> CardFacts:
     params = load_params(workspace.params)
     return CardFacts(
         name=params.push.name,
+        repo_id=None,
+        license="apache-2.0",
         base_section=params.base,
         base=BaseModelRecord.read(workspace.record("base")),
         validation=ValidationReport.read(workspace.record("validate")),
@@ -57,6 +59,7 @@ def test_metadata(facts: CardFacts) -> None:
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["refit", "sft"],
+        "license": "apache-2.0",
         "model-index": [
             {
                 "name": "quillmere-support",
@@ -70,6 +73,15 @@ def test_metadata(facts: CardFacts) -> None:
             }
         ],
     }
+
+
+def test_what_is_published_to_the_hub_is_loaded_from_there(facts: CardFacts) -> None:
+    assert 'name = "acme/bot"' in fenced(model_card(replace(facts, repo_id="acme/bot")), "python")
+    assert 'name = "."' in fenced(model_card(facts), "python")
+
+
+def test_without_a_license_none_is_claimed(facts: CardFacts) -> None:
+    assert "license" not in front_matter(model_card(replace(facts, license=None)))
 
 
 def test_base_of_the_hub_is_named_in_the_metadata(facts: CardFacts) -> None:

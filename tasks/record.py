@@ -1,0 +1,133 @@
+"""Write a published version down where the team looks: a commit and a tag in git, data and model in a DVC remote.
+
+python -m tasks.record
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tasks.errors import InputError, NetworkError
+from tasks.params import Params
+from tasks.paths import Workspace
+from tasks.process import stage_main
+from tasks.records import PushReceipt, VersionRecord
+from tasks.sections import Recording
+
+_NOBODY = ("-c", "user.name=refit", "-c", "user.email=refit@localhost")
+
+
+def record(section: Recording, name: str, workspace: Workspace) -> VersionRecord:
+    """Write down the version of the last push. Safe to repeat: what is there already stays as it is.
+
+    The commit holds dvc.lock, params.yaml, the records and the .dvc files, over the tree of HEAD; neither the index nor the
+    working tree is touched.
+
+    Raises:
+        StageInputError: nothing was pushed yet.
+        InputError: the workspace is not in git, or the tag belongs to something else.
+        NetworkError: a remote could not be reached.
+    """
+    receipt = PushReceipt.read(workspace.record("push"))
+    tag = commit = None
+    if section.git_branch is not None:
+        tag = f"{name}-{receipt.version}"
+        commit = _commit(workspace, section.git_branch, tag, receipt)
+        if section.git_remote is not None:
+            _send(
+                workspace,
+                ["git", "push", "--quiet", "--atomic", section.git_remote, section.git_branch, f"refs/tags/{tag}"],
+                f"git remote {section.git_remote}",
+            )
+    if section.dvc_remote is not None:
+        command = [sys.executable, "-m", "dvc", "push", "--quiet", "--remote", section.dvc_remote]
+        _send(workspace, command, f"DVC remote {section.dvc_remote}")
+    return VersionRecord(
+        version=receipt.version,
+        digest=receipt.digest,
+        git_branch=section.git_branch,
+        git_tag=tag,
+        git_commit=commit,
+        git_remote=section.git_remote,
+        dvc_remote=section.dvc_remote,
+    ).write(workspace.record("record"))
+
+
+def _commit(workspace: Workspace, branch: str, tag: str, receipt: PushReceipt) -> str:
+    message = f"{tag}\n\n{receipt.summary()}\n\nModel: {receipt.digest}"
+    found = _git(workspace, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}", check=False)
+    if found:
+        if receipt.digest not in _git(workspace, "log", "-1", "--format=%B", found):
+            raise InputError(
+                f"git tag {tag}: exists, and is not of the model {receipt.digest[:12]}; delete it (`git tag -d {tag}`), or "
+                "choose another push.name"
+            )
+        return found
+    head = _git(workspace, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", check=False)
+    if not head:
+        raise InputError(f"{workspace.root}: record.git_branch needs a git repository with a commit; make one, or set it to null")
+    tip = _git(workspace, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}", check=False)
+    if branch == _git(workspace, "rev-parse", "--abbrev-ref", "HEAD"):
+        raise InputError(
+            f"record.git_branch {branch}: is checked out here, and a commit would change it under your hands; name another, such "
+            f"as {tag.rpartition('-')[0]}-models"
+        )
+    parents = [head] if not tip or _is_ancestor(workspace, tip, head) else [tip, head]
+    links = [word for parent in parents for word in ("-p", parent)]
+    commit = _git(workspace, "commit-tree", _tree(workspace), *links, "-m", message)
+    _git(workspace, "update-ref", f"refs/heads/{branch}", commit, tip or "0" * 40)
+    _git(workspace, "tag", "--annotate", "--message", message, tag, commit)
+    return commit
+
+
+def _tree(workspace: Workspace) -> str:
+    """HEAD's tree with the files that tell how the version was made, put together in an index of its own."""
+    files = [workspace.lock, workspace.params, *workspace.data.glob("reports/*.json"), *workspace.data.glob("*.dvc")]
+    with tempfile.TemporaryDirectory(prefix="refit-") as scratch:
+        index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
+        _git(workspace, "read-tree", "HEAD", environment=index)
+        # By force: a workspace may well have told git to ignore its records.
+        names = [workspace.relative(file) for file in files if file.is_file()]
+        _git(workspace, "add", "--force", "--", *names, environment=index)
+        return _git(workspace, "write-tree", environment=index)
+
+
+def _is_ancestor(workspace: Workspace, older: str, newer: str) -> bool:
+    return _git(workspace, "merge-base", older, newer, check=False) == older
+
+
+def _git(workspace: Workspace, *words: str, check: bool = True, environment: Mapping[str, str] | None = None) -> str:
+    known = subprocess.run(["git", "config", "user.email"], cwd=workspace.root, capture_output=True, check=False).returncode == 0
+    command = ["git", *(() if known else _NOBODY), *words]
+    env = {**os.environ, **(environment or {})}
+    done = subprocess.run(command, cwd=workspace.root, env=env, capture_output=True, text=True, check=False)
+    if done.returncode and check:
+        raise InputError(f"{workspace.root}: `git {words[0]}` failed: {_last(done.stderr)}")
+    return done.stdout.strip()
+
+
+def _send(workspace: Workspace, command: Sequence[str], where: str) -> None:
+    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    done = subprocess.run(command, cwd=workspace.root, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NetworkError(f"{where}: did not take it: {_last(done.stderr)}; the version is published, and this is tried again")
+
+
+def _last(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+
+
+def _run(workspace: Workspace, params: Params) -> VersionRecord:
+    return record(params.record, params.push.name, workspace)
+
+
+def main() -> int:
+    """Entry point of `python -m tasks.record`."""
+    return stage_main(__doc__, _run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
