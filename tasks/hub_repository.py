@@ -113,7 +113,9 @@ class HubRepository:
             yield
         except HfHubHTTPError as error:
             raise self._refused(what, error) from None
-        except (httpx2.HTTPError, ConnectionError, TimeoutError, XetDownloadError, RuntimeError) as error:
+        except (httpx2.HTTPError, ConnectionError, TimeoutError, XetDownloadError, RuntimeError, KeyError) as error:
+            if isinstance(error.__cause__, HfHubHTTPError):  # of an upload of large files
+                raise self._refused(what, error.__cause__) from None
             raise NetworkError(f"{self.name}: cannot {what}: {type(error).__name__}: {first_line(error)}") from error
         except ValueError as error:
             raise RegistryError(f"{self.name}: cannot {what}: {first_line(error)}") from None
@@ -134,11 +136,22 @@ class HubRepository:
 
 def open_repository(repo_id: str) -> HubRepository:
     """With the token of the environment, HF_TOKEN, if there is one: a login of the client's own is not used."""
-    import httpx2
-    from huggingface_hub import HfApi, set_client_factory
+    from huggingface_hub import HfApi
 
-    set_client_factory(lambda: httpx2.Client(follow_redirects=True, timeout=_TIMEOUT))
+    limit_patience(_TIMEOUT)
     return HubRepository(repo_id, HfApi(token=os.environ.get("HF_TOKEN") or False, library_name="refit"))
+
+
+def limit_patience(seconds: float) -> None:
+    """Give every request of the client a timeout: many of its calls ask for none at all, whatever its HTTP client has."""
+    import httpx2
+    from huggingface_hub import set_client_factory
+
+    def limit(request: httpx2.Request) -> None:
+        if not any((request.extensions.get("timeout") or {}).values()):
+            request.extensions["timeout"] = httpx2.Timeout(seconds).as_dict()
+
+    set_client_factory(lambda: httpx2.Client(follow_redirects=True, timeout=seconds, event_hooks={"request": [limit]}))
 
 
 def first_line(error: object) -> str:

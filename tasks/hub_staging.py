@@ -20,9 +20,10 @@ TOLERATED = (".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "LICENSE.t
 
 
 def upload(repository: HubRepository, state: State, model: Path, digest: str, documents: Mapping[str, bytes]) -> str:
-    """Fill the staging branch of a model, whatever an earlier attempt left there; returns its name.
+    """Put a model on its staging branch, beside whatever lies there; returns the branch's name.
 
-    The client makes one commit of it or several. What is there already is not sent again.
+    The client makes one commit of it or several. What is there already is not sent again, and as nothing is deleted, another
+    publisher of the same model may do the same at the same time.
 
     Raises:
         RegistryError: a file may not be published, the digest is not that of the bytes, or the repository holds foreign files.
@@ -36,7 +37,7 @@ def upload(repository: HubRepository, state: State, model: Path, digest: str, do
         )
     files |= {name: hashlib.sha256(data).hexdigest() for name, data in documents.items()}
     manifest = Manifest(model_digest=digest, files=dict(sorted(files.items()))).model_dump_json(indent=2) + "\n"
-    present = our_files(repository, state.head)
+    our_files(repository, state.head)
     branch = f"{STAGING}{digest[:12]}"
     with tempfile.TemporaryDirectory(prefix="refit-") as scratch:
         folder = Path(scratch)
@@ -52,7 +53,6 @@ def upload(repository: HubRepository, state: State, model: Path, digest: str, do
                 folder_path=folder,
                 revision=branch,
                 commit_message=f"stage {digest[:12]}",
-                delete_patterns=present or None,
             )
         _compare(repository, branch, folder)
     return branch
@@ -80,9 +80,7 @@ def _is_ours(name: str) -> bool:
 def _compare(repository: HubRepository, branch: str, folder: Path) -> None:
     tree = repository.tree(branch)
     sent = {path.name: path for path in folder.iterdir()}
-    bad = [name for name, path in sent.items() if name not in tree or not _same(tree[name], path)]
-    bad += [name for name in tree if _is_ours(name) and name not in sent]
-    if bad:
+    if bad := [name for name, path in sent.items() if name not in tree or not _same(tree[name], path)]:
         raise NetworkError(
             f"{repository.name}: {', '.join(sorted(bad))} arrived on {branch} otherwise than sent; {MAIN} is unchanged"
         )

@@ -1,0 +1,129 @@
+"""Every request of a publication to the Hub fails in every way, then a retry or a new run: one whole new version or none.
+
+The client is the real one, without waiting between its own retries; the server is the loopback stand-in.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tasks.errors import PipelineError, TransientError
+from tasks.files import sha256_json
+from tasks.registry import Manifest, may_be_published
+from tests.hub import Fault, Hub, Snapshot
+from tests.hub_client import REPO_ID, open_registry_of, use_client
+from tests.unit.publishing import write_model
+
+FAULTS = {
+    "401": [Fault(401)],
+    "403": [Fault(403)],
+    "404": [Fault(404)],
+    "409": [Fault(409)],
+    "412": [Fault(412)],
+    "429": [Fault(429)],
+    "500 before the effect": [Fault(500)],
+    "500 after the effect": [Fault(500, after=True)],
+    "503 twice": [Fault(503), Fault(503)],
+    "cut in the body": [Fault("cut")],
+    "cut after the effect": [Fault("cut", after=True)],
+    "timeout": [Fault("timeout")],
+    "timeout after the effect": [Fault("timeout", after=True)],
+}
+DOCUMENTS = {"README.md": b"# card\n", "decision.json": b"{}\n"}
+
+
+class Scene(NamedTuple):
+    """A hub with v1 published, and the candidate for v2."""
+
+    hub: Hub
+    start: Snapshot
+    candidate: Path
+    digest: str
+    requests: int
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("faults")
+    use_client(patch, folder / "first")
+    with Hub(folder / "hub") as hub:
+        first = write_model(folder / "one", b"1" * 20_000)
+        open_registry_of(hub).publish(folder / "one", first, DOCUMENTS, None, "first")
+        start = hub.snapshot()
+        digest = write_model(folder / "two", b"2" * 20_000)
+        hub.reset()
+        open_registry_of(hub).publish(folder / "two", digest, DOCUMENTS, "v1", "second")
+        yield Scene(hub, start, folder / "two", digest, len(hub.requests), folder)
+
+
+def publish(scene: Scene) -> None:
+    open_registry_of(scene.hub).publish(scene.candidate, scene.digest, DOCUMENTS, "v1", "second")
+
+
+def check_reader(hub: Hub, digest: str) -> str:
+    """What any reader finds, at any moment: a whole version on main, one at each tag. Returns the champion's name."""
+    revisions = {"main": hub.head(REPO_ID), **hub.tags(REPO_ID)}
+    for name, commit in revisions.items():
+        files = hub.files(REPO_ID, commit)
+        manifest = Manifest.model_validate_json(files["manifest.json"])
+        of_model = {path: manifest.files[path] for path in files if may_be_published(path)}
+        assert sha256_json(of_model) == manifest.model_digest, name
+        assert files["model.safetensors"][:1] == (b"2" if manifest.model_digest == digest else b"1"), name
+    moves = [json.loads(line) for line in hub.files(REPO_ID)["history.jsonl"].splitlines()]
+    assert [move["version"] for move in moves] in (["v1"], ["v1", "v2"])
+    assert set(hub.tags(REPO_ID)) in ({"v1"}, {"v1", "v2"})
+    return str(moves[-1]["version"])
+
+
+def check_published(hub: Hub, digest: str) -> None:
+    assert check_reader(hub, digest) == "v2"
+    assert hub.commits(REPO_ID) == ["v2: publish", "v1: publish", "initial commit"]
+    assert set(hub.branches(REPO_ID)) == {"main"}
+    assert hub.tags(REPO_ID)["v2"] == hub.head(REPO_ID)
+
+
+@pytest.mark.parametrize("again", ["retry", "new run"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_version_or_none(scene: Scene, patch: pytest.MonkeyPatch, fault: str, again: str) -> None:
+    hub, reached, failed = scene.hub, 0, 0
+    for number in range(1, scene.requests + 1):
+        hub.reset()
+        hub.restore(scene.start)
+        use_client(patch, scene.folder / f"{fault} {again} {number}")
+        faults = iter(FAULTS[fault])
+        hub.fault = lambda count, method, path, faults=faults, number=number: next(faults, None) if count >= number else None
+        error: PipelineError | None = None
+        try:
+            publish(scene)
+        except PipelineError as caught:
+            error = caught
+        assert next(faults, None) is None, f"request {number} was never made"
+        reached += 1
+        where = f"{fault} at {hub.requests[number - 1]}"
+        assert len(hub.requests) < 3 * scene.requests, f"{where}: retries without bound"
+        champion = check_reader(hub, scene.digest)
+        if error is None:
+            check_published(hub, scene.digest)
+            continue
+        failed += 1
+        assert "\n" not in str(error), where
+        assert hub.token not in str(error), where
+        if champion == "v1" and again == "retry" and not isinstance(error, TransientError):
+            continue  # Prefect does not try again what a person must mend, and nothing was published
+        if again == "new run":
+            hub.reset()
+            use_client(patch, scene.folder / f"{fault} {again} {number} again")
+        publish(scene)
+        check_published(hub, scene.digest)
+    assert reached == scene.requests
+    assert failed if fault != "429" else not failed, "asked for patience it waits; in all other ways some request must count"

@@ -1,0 +1,35 @@
+"""The real client of the Hub inside the tests' own process: its settings are read at import, and other tests change them."""
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi, constants
+
+from tasks.hub_registry import HubRegistry
+from tasks.hub_repository import HubRepository, limit_patience
+from tests.hub import Hub
+
+REPO_ID = "quillmere/support"
+TIMEOUT = 0.2
+
+
+def use_client(monkeypatch: pytest.MonkeyPatch, cache: Path, xet: bool = False) -> None:
+    """A cache of the test's own, no retry that waits, and a fifth of a second of patience."""
+    for name, value in {
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": not xet,
+        "HF_HUB_DISABLE_PROGRESS_BARS": True,
+        "HF_HUB_CACHE": str(cache / "hub"),
+        "HF_XET_CACHE": str(cache / "xet"),
+        "HF_HUB_ETAG_TIMEOUT": TIMEOUT,
+        "HF_HUB_DOWNLOAD_TIMEOUT": TIMEOUT,
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    limit_patience(TIMEOUT)
+
+
+def open_registry_of(hub: Hub, token: str | bool | None = None, private: bool = True) -> HubRegistry:
+    """With the hub's write token, another one, or False for none."""
+    api = HfApi(endpoint=hub.url, token=hub.token if token is None else token)
+    return HubRegistry(HubRepository(REPO_ID, api), private)
