@@ -1,5 +1,6 @@
 """Lay out a published version as it was made: code, parameters, DVC's lock and data, in a folder of its own."""
 
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,23 +76,29 @@ def _worktree(workspace: Workspace, folder: Path, commit: str) -> Workspace:
 
 
 def _check_out(inside: Workspace, workspace: Workspace) -> dict[str, str]:
-    """Have DVC lay out what its cache has; returns the inputs that are not those of dvc.lock."""
+    """Have DVC lay out what the workspace's cache has; returns the inputs that are not those of dvc.lock."""
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
 
+    settings = workspace.root / ".dvc" / "config.local"
+    if settings.is_file():  # where remotes are, and how to get in
+        shutil.copy(settings, inside.root / ".dvc" / settings.name)
     try:
         with Repo(str(workspace.root)) as repo:
-            cache = repo.cache.local.path
-        with Repo(str(inside.root), config={"cache": {"dir": cache}, "core": {"no_scm": repo.config["core"]["no_scm"]}}) as repo:
+            cache = repo.cache.local_cache_dir
+        with Repo(str(inside.root)) as repo, repo.config.edit("local") as local:
+            local.setdefault("cache", {})["dir"] = cache
+        with Repo(str(inside.root)) as repo:
             repo.checkout(force=True, allow_missing=True)
-            outs = {out.fspath for stage in repo.index.stages for out in stage.outs}
+            outs = [Path(out.fspath) for stage in repo.index.stages for out in stage.outs]
             status = repo.status()
     except LockError:
         raise TransientError(f"{workspace.root}: another process holds DVC's lock; wait for that run to end") from None
     except DvcException as error:
         raise InputError(f"{inside.root}: DVC cannot lay out the data: {' '.join(str(error).split())}") from None
-    return {path: how for path, how in _changed_inputs(status) if str(inside.root / path) not in outs}
+    changed = [(inside.root / path, how) for path, how in _changed_inputs(status)]
+    return {inside.relative(path): how for path, how in changed if not any(path.is_relative_to(out) for out in outs)}
 
 
 def _changed_inputs(status: dict[str, Any]) -> list[tuple[str, str]]:

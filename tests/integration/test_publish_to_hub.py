@@ -1,0 +1,174 @@
+"""`refit run` with the Hub as its registry: the real client, a loopback stand-in, the token in a Secret block of a real server.
+
+The runs follow each other as a chain of fixtures; each begins where the one before ended.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tasks.files import hash_tree, tree_digest
+from tasks.paths import Workspace
+from tests.conftest import edit_params
+from tests.hub import Fault, Hub
+from tests.hub_client import REPO_ID, open_registry_of, use_client
+from tests.integration.running import REFIT, Done, Step, execute, stage
+
+SAVE_BLOCK = (
+    "import sys; from prefect.blocks.system import Secret; Secret(value=sys.argv[1]).save('refit-hf-token', overwrite=True)"
+)
+LOAD = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+name, revision, folder = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(name, revision=revision)
+wanted = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+assert model.state_dict().keys() == wanted.keys()
+assert all(value.equal(wanted[key]) for key, value in model.state_dict().items())
+tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+messages = [{"role": "user", "content": "hi"}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+model.generate(**inputs, max_new_tokens=3, do_sample=False)
+"""
+
+
+class Place(NamedTuple):
+    """A workspace that publishes to a hub; `env` has what its commands need, but for the token."""
+
+    workspace: Workspace
+    hub: Hub
+    env: dict[str, str]
+    outputs: list[str]
+
+    def run(self, *command: str, **more: str) -> Done:
+        done = execute(self.workspace, command, env={**self.env, **more})
+        self.outputs.append(done.stdout + done.stderr)
+        return done
+
+    def refit(self, *words: str, **more: str) -> Any:
+        done = self.run(*REFIT, *words, "--json", **more)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def place(first: Step, server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("hub")
+    workspace = Workspace(Path(shutil.copytree(first.left.root, folder / "workspace", symlinks=True)))
+    edit_params(workspace, {"push.registry": "hub", "push.repo_id": REPO_ID})
+    with pytest.MonkeyPatch.context() as patch, Hub(folder / "stand-in") as hub:
+        use_client(patch, folder / "cache of the tests")
+        env = {
+            "PREFECT_API_URL": server,
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(folder / "hf"),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": "",
+        }
+        subprocess.run([sys.executable, "-c", SAVE_BLOCK, hub.token], env={**os.environ, **env}, check=True)
+        yield Place(workspace, hub, env, [])
+
+
+@pytest.fixture(scope="module")
+def published(place: Place) -> dict[str, Any]:
+    """With the token in the block only."""
+    answer: dict[str, Any] = place.refit("run")
+    return answer
+
+
+@pytest.fixture(scope="module")
+def overtaken(published: dict[str, Any], place: Place, tiny_base: Path) -> dict[str, Any]:
+    """Somebody else publishes v2 while this run is about to publish its own."""
+    other = Path(shutil.copytree(tiny_base, place.workspace.root.parent / "other"))
+    config = json.loads((other / "config.json").read_text()) | {"made_by": "somebody else"}
+    (other / "config.json").write_text(json.dumps(config))
+
+    def overtake(number: int, method: str, path: str) -> Fault | None:
+        if method == "POST" and "/branch/refit-staging-" in path:
+            place.hub.fault = None
+            open_registry_of(place.hub).publish(other, tree_digest(other), {"README.md": b"# other\n"}, "v1", "the faster one")
+        return None
+
+    place.hub.fault = overtake
+    answer: dict[str, Any] = place.refit("run", "--set", "train.learning_rate=0.011")
+    return answer
+
+
+def test_the_candidate_is_published_with_the_token_of_the_block(place: Place, published: dict[str, Any]) -> None:
+    assert published["state"] == "Published"
+    assert published["message"].endswith(f"to hub:{REPO_ID}")
+    assert place.hub.private(REPO_ID)
+    files = place.hub.files(REPO_ID, "v1")
+    documents = {"README.md", "decision.json", "training.json", "data_profile.json", "dvc.lock", "params.yaml"}
+    model = {name for name in files if name not in documents | {"manifest.json", "history.jsonl", ".gitattributes"}}
+    assert documents < set(files)
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= model
+    manifest = json.loads(files["manifest.json"])
+    assert f"({manifest['model_digest'][:12]})" in published["message"]
+    assert f'name = "{REPO_ID}"' in files["README.md"].decode()
+    assert b"license: apache-2.0" in files["README.md"]
+
+
+def test_plain_transformers_loads_what_was_published(place: Place, published: dict[str, Any], tmp_path: Path) -> None:
+    registry = open_registry_of(place.hub)
+    registry.fetch("v1", tmp_path / "v1")
+    done = place.run(sys.executable, "-c", LOAD, REPO_ID, "v1", str(tmp_path / "v1"), HF_TOKEN=place.hub.token)
+    assert done.returncode == 0, done.stderr
+
+
+def test_overtaken_it_judges_again_and_publishes_over_the_new_champion(place: Place, overtaken: dict[str, Any]) -> None:
+    assert overtaken["state"] == "Published"
+    assert "published v3 " in overtaken["message"]
+    history = open_registry_of(place.hub).history()
+    assert [(move.version, move.previous) for move in history] == [("v1", None), ("v2", "v1"), ("v3", "v2")]
+    decision = json.loads(place.hub.files(REPO_ID, "v3")["decision.json"])
+    assert decision["champion_version"] == "v2"
+    assert any("judged anew, against the new champion" in output for output in place.outputs)
+    assert hash_tree(place.workspace.candidate)["model.safetensors"] in place.hub.files(REPO_ID, "v3")["manifest.json"].decode()
+
+
+def test_then_nothing_is_to_be_done(place: Place, overtaken: dict[str, Any]) -> None:
+    head = place.hub.head(REPO_ID)
+    answer = place.refit("run", HF_TOKEN=place.hub.token)
+    assert answer["state"] == "Unchanged"
+    assert "the champion is v3" in answer["message"]
+    assert place.hub.head(REPO_ID) == head
+
+
+def test_versions_and_show_from_the_hub(place: Place, overtaken: dict[str, Any]) -> None:
+    listed = place.refit("versions", HF_TOKEN=place.hub.token)["versions"]
+    assert [(version["version"], version["champion"]) for version in listed] == [("v1", False), ("v2", False), ("v3", True)]
+    shown = place.refit("show", "v3", HF_TOKEN=place.hub.token)
+    assert shown["decision"]["verdict"] == "PASS"
+    assert shown["training"]["digest"] == shown["digest"]
+    assert place.refit("show", "v2", HF_TOKEN=place.hub.token)["decision"] is None
+
+
+@pytest.mark.parametrize("token", ["", "hf_wrong"])
+def test_a_token_that_may_not_is_one_line(place: Place, overtaken: dict[str, Any], token: str) -> None:
+    """Through the stage itself: the flow would take the token of the block."""
+    done = place.run(*stage("push"), HF_TOKEN=token)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"refit: RegistryError: hub:{REPO_ID}: cannot read: 401 ")
+    assert done.stderr.endswith(f"set HF_TOKEN to a valid token with access to {REPO_ID}\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_token_stands_nowhere(place: Place, overtaken: dict[str, Any], starting: Any) -> None:
+    token, read = place.hub.token.encode(), 0
+    folders = [place.workspace.root, Path(place.env["HF_HOME"]), starting.log.parent, Path(os.environ["PREFECT_HOME"])]
+    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
+        read += 1
+        assert token not in path.read_bytes(), path
+    assert read > 100
+    assert (starting.log.parent / "prefect.db").is_file()
+    assert not [output for output in place.outputs if place.hub.token in output]
+    assert not [name for name, data in place.hub.files(REPO_ID).items() if token in data]
