@@ -114,6 +114,11 @@ def test_every_fault_is_reported_at_once_with_its_path(tree: dict[str, Any]) -> 
         ("gate.confidence", 1, "found 1; Input should be less than 1"),
         ("push.name", "../elsewhere", "found '../elsewhere'; String should match pattern"),
         ("push.registry", "ftp", "found 'ftp'; Input should be"),
+        ("push.repo_id", "model", "found 'model'; String should match pattern"),
+        ("push.repo_id", "../a/b", "found '../a/b'; String should match pattern"),
+        ("push.license", "Apache 2", "found 'Apache 2'; String should match pattern"),
+        ("record.git_branch", "--force", "found '--force'; String should match pattern"),
+        ("record.dvc_remote", "a b", "found 'a b'; String should match pattern"),
     ],
 )
 def test_a_fault_says_where_what_was_found_and_what_was_wanted(tree: dict[str, Any], path: str, value: Any, wanted: str) -> None:
@@ -121,6 +126,16 @@ def test_a_fault_says_where_what_was_found_and_what_was_wanted(tree: dict[str, A
     (fault,) = faults(tree)
     assert fault.startswith(f"{path}: found ")
     assert wanted in fault
+
+
+def test_a_registry_on_the_hub_and_a_remote_need_their_names(tree: dict[str, Any]) -> None:
+    put(tree, "push.registry", "hub")
+    put(tree, "record.git_remote", "origin")
+    push, record = faults(tree)
+    assert push.startswith("push: ")
+    assert push.endswith("registry: hub needs repo_id, NAMESPACE/NAME of the model repository")
+    assert record.startswith("record: ")
+    assert record.endswith("git_remote needs git_branch, the branch that is pushed there")
 
 
 @pytest.mark.parametrize(("evaluation", "test"), [(0.5, 0.5), (1, 0), (0.6, 0.6)])
