@@ -72,8 +72,8 @@ class HubRegistry:
 
     def stage(self, model: Path, digest: str, documents: Mapping[str, bytes]) -> str:
         """The version that holds this model, or the name of a staging branch with every byte of it."""
-        state = self._ready()
-        return state.find(digest) or upload(self._repository, state, model, digest, documents)
+        state, _ = self._ready()
+        return state.find(digest) or upload(self._repository, state, model, digest, documents).branch
 
     def verify(self, version: str) -> Manifest:
         """Large files by the hash that the Hub tells, small ones by their bytes; on a staging branch only the candidate's."""
@@ -90,18 +90,20 @@ class HubRegistry:
 
     def promote(self, version: str, expected: str | None, reason: str) -> Pointer:
         def act() -> Pointer:
-            self.verify(version)
-            return self._promote(version, expected, reason)
+            manifest = self.verify(version)
+            state, ours = self._ready()
+            return self._promote(state, ours, self._commit(version, state), manifest, expected, reason)
 
         return self._surely(act, self.digest(version), expected)
 
     def publish(self, model: Path, digest: str, documents: Mapping[str, bytes], expected: str | None, reason: str) -> Pointer:
         def act() -> Pointer:
-            state = self._ready()
+            state, ours = self._ready()
             self._check_champion(state, expected, digest)
             if found := state.find(digest):
-                self.verify(found)
-            return self._promote(found or upload(self._repository, state, model, digest, documents), expected, reason)
+                return self._promote(state, ours, self._commit(found, state), self.verify(found), expected, reason)
+            staged = upload(self._repository, state, model, digest, documents)
+            return self._promote(state, ours, staged.commit, staged.manifest, expected, reason)
 
         return self._surely(act, digest, expected)
 
@@ -113,9 +115,10 @@ class HubRegistry:
             what = f"{champion.version} replaced no other version" if champion else "nothing was published"
             raise RegistryError(f"{self.name}: {what}, so there is nothing to roll back to; name one of {state.versions}")
         manifest = self.verify(target)
+        state, ours = self._ready()
         commit = self._commit(target, state)
         if target != champion.version:
-            self._move(state, commit, target, manifest, "rollback", reason)
+            self._move(state, ours, commit, target, manifest, "rollback", reason)
         return self._settle(target, commit)
 
     def fetch(self, version: str, target: Path) -> Manifest:
@@ -129,8 +132,12 @@ class HubRegistry:
             raise self._damaged(version, bad)
         return manifest
 
-    def _ready(self) -> State:
-        """The state of a repository that exists."""
+    def _ready(self) -> tuple[State, list[str]]:
+        """The state of a repository that exists, and the files of ours on its main.
+
+        Raises:
+            RegistryError: there are others, which a reader would take for a part of the model.
+        """
         state = read_state(self._repository)
         if state.head is None:
             with self._repository.asking("create the repository"):
@@ -138,25 +145,26 @@ class HubRegistry:
             state = read_state(self._repository)
         if state.head is None:
             raise RegistryError(f"{self.name}: has no branch {MAIN}, though it exists; make it, or choose another push.repo_id")
-        return state
+        return state, our_files(self._repository, state.head)
 
-    def _promote(self, found: str, expected: str | None, reason: str) -> Pointer:
-        """`found` is a version or a staging branch, and verified."""
-        state = read_state(self._repository)
-        commit = self._commit(found, state)
-        manifest = self._manifest(commit)
+    def _promote(
+        self, state: State, ours: list[str], commit: str, manifest: Manifest, expected: str | None, reason: str
+    ) -> Pointer:
+        """Of a version or a staging branch, the commit, which is verified."""
         digest = manifest.model_digest
-        version = found if version_number(found) else state.find(digest) or state.next_version()
+        version = state.find(digest) or state.next_version()
         self._check_champion(state, expected, digest)
         if state.champion is None or state.champion.version != version:
             if why := why_withdrawn(state.moves, digest):
                 raise NotApprovedError(
                     f"{version} is this model, and it was rolled back ({why}); train another, or roll back to {version} by name"
                 )
-            self._move(state, commit, version, manifest, "publish", reason)
+            self._move(state, ours, commit, version, manifest, "publish", reason)
         return self._settle(version, commit)
 
-    def _move(self, state: State, commit: str, version: str, manifest: Manifest, action: Action, reason: str) -> None:
+    def _move(
+        self, state: State, ours: list[str], commit: str, version: str, manifest: Manifest, action: Action, reason: str
+    ) -> None:
         """One commit on main: the files of `commit`, nothing else of ours, and the line of history.
 
         Whatever the answer, what main holds afterwards decides whether it happened.
@@ -172,7 +180,7 @@ class HubRegistry:
         move = Move(version=version, digest=manifest.model_digest, previous=left, action=action, reason=reason, at=now)
         lines = "".join(line.model_dump_json() + "\n" for line in [*state.moves, move])
         wanted = [*manifest.files, MANIFEST]
-        stale = [name for name in our_files(self._repository, state.head) if name not in (*wanted, HISTORY)]
+        stale = [name for name in ours if name not in (*wanted, HISTORY)]
         try:
             with self._repository.asking(f"{action} {version}"):
                 self._repository.api.create_commit(
@@ -226,7 +234,7 @@ class HubRegistry:
     def _publication(self, version: str, head: str) -> str:
         """The commit of main that published a version: its head, unless somebody committed since."""
         commits = self._repository.api.list_repo_commits(self._repository.repo_id, revision=head)
-        return next((commit.commit_id for commit in commits if commit.title == _title(version, "publish")), head)
+        return next((commit.commit_id for commit in commits if commit.title.startswith(_title(version, "publish"))), head)
 
     def _surely(self, act: Callable[[], Pointer], digest: str, expected: str | None) -> Pointer:
         """Wait as long as the Hub asks, and after any other error look what happened: the model may be published all the same.

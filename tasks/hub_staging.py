@@ -3,59 +3,63 @@
 import hashlib
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tasks.errors import NetworkError, RegistryError
-from tasks.files import sha256_file, sha256_json
+from tasks.files import sha256_json
 from tasks.hub_repository import HubRepository
 from tasks.hub_state import MAIN, STAGING, State
-from tasks.registry import DOCUMENTS, HISTORY, MANIFEST, Manifest, may_be_published, publishable_files
-
-if TYPE_CHECKING:
-    from huggingface_hub import RepoFile
+from tasks.registry import DOCUMENTS, HISTORY, MANIFEST, Manifest, may_be_published, publishable_paths
 
 # May lie beside a version; the Hub makes the first one itself.
 TOLERATED = (".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
 
 
-def upload(repository: HubRepository, state: State, model: Path, digest: str, documents: Mapping[str, bytes]) -> str:
-    """Put a model on its staging branch, beside whatever lies there; returns the branch's name.
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A candidate whose every byte is at a commit of its staging branch, beside whatever else lies there."""
+
+    branch: str
+    commit: str
+    manifest: Manifest
+
+
+def upload(repository: HubRepository, state: State, model: Path, digest: str, documents: Mapping[str, bytes]) -> Staged:
+    """Put a model on its staging branch.
 
     The client makes one commit of it or several. What is there already is not sent again, and as nothing is deleted, another
-    publisher of the same model may do the same at the same time.
+    publisher of the same model may do the same at the same time. The manifest follows when the hashes that the Hub has for the
+    files make up the digest.
 
     Raises:
-        RegistryError: a file may not be published, the digest is not that of the bytes, or the repository holds foreign files.
+        RegistryError: a file may not be published, or the digest is not that of the bytes.
         NetworkError: bytes arrived otherwise than sent, or the Hub could not be asked.
     """
-    assert state.head is not None
-    files = publishable_files(model)
-    if sha256_json(files) != digest:
-        raise RegistryError(
-            f"{model}: has digest {sha256_json(files)[:12]}, wanted {digest[:12]}; it changed meanwhile, judge it again"
-        )
-    files |= {name: hashlib.sha256(data).hexdigest() for name, data in documents.items()}
-    manifest = Manifest(model_digest=digest, files=dict(sorted(files.items()))).model_dump_json(indent=2) + "\n"
-    our_files(repository, state.head)
+    paths = publishable_paths(model)
     branch = f"{STAGING}{digest[:12]}"
+    api, repo_id, message = repository.api, repository.repo_id, f"stage {digest[:12]}"
     with tempfile.TemporaryDirectory(prefix="refit-") as scratch:
         folder = Path(scratch)
-        for path in model.iterdir():
+        for path in paths:
             (folder / path.name).symlink_to(path.resolve())
-        for name, data in {**documents, MANIFEST: manifest.encode()}.items():
+        for name, data in documents.items():
             (folder / name).write_bytes(data)
         with repository.asking("upload"):
             if branch not in state.staging:
-                repository.api.create_branch(repository.repo_id, branch=branch, revision=state.head, exist_ok=True)
-            repository.api.upload_folder(
-                repo_id=repository.repo_id,
-                folder_path=folder,
-                revision=branch,
-                commit_message=f"stage {digest[:12]}",
-            )
-        _compare(repository, branch, folder)
-    return branch
+                api.create_branch(repo_id, branch=branch, revision=state.head, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, revision=branch, commit_message=message)
+        files = _arrived(repository, branch, folder)
+    of_model = sha256_json({path.name: files[path.name] for path in paths})
+    if of_model != digest:
+        raise RegistryError(f"{model}: has digest {of_model[:12]}, wanted {digest[:12]}; it changed meanwhile, judge it again")
+    manifest = Manifest(model_digest=digest, files=files)
+    text = (manifest.model_dump_json(indent=2) + "\n").encode()
+    with repository.asking("upload"):
+        last = api.upload_file(
+            repo_id=repo_id, path_in_repo=MANIFEST, path_or_fileobj=text, revision=branch, commit_message=message
+        )
+    return Staged(branch, last.oid, manifest)
 
 
 def our_files(repository: HubRepository, commit: str) -> list[str]:
@@ -77,19 +81,24 @@ def _is_ours(name: str) -> bool:
     return may_be_published(name) or name in (*DOCUMENTS, MANIFEST, HISTORY)
 
 
-def _compare(repository: HubRepository, branch: str, folder: Path) -> None:
-    tree = repository.tree(branch)
-    sent = {path.name: path for path in folder.iterdir()}
-    if bad := [name for name, path in sent.items() if name not in tree or not _same(tree[name], path)]:
-        raise NetworkError(
-            f"{repository.name}: {', '.join(sorted(bad))} arrived on {branch} otherwise than sent; {MAIN} is unchanged"
-        )
+def _arrived(repository: HubRepository, branch: str, folder: Path) -> dict[str, str]:
+    """The sha256 of each file, in sorted order: of a large one as the Hub tells it, of a small one if the Hub has the same bytes.
 
-
-def _same(entry: "RepoFile", path: Path) -> bool:
-    """Whether the Hub holds these bytes; it names a large file by its sha256, a small one as git does."""
+    Raises:
+        NetworkError: a small one arrived otherwise than sent, or any is missing.
+    """
     from huggingface_hub.utils.sha import git_hash
 
-    if entry.lfs:
-        return entry.lfs.sha256 == sha256_file(path)
-    return entry.size == path.stat().st_size and entry.blob_id == git_hash(path.read_bytes())
+    tree = repository.tree(branch)
+    files, bad = {}, []
+    for path in sorted(folder.iterdir()):
+        entry = tree.get(path.name)
+        if entry is not None and entry.lfs:
+            files[path.name] = entry.lfs.sha256
+        elif entry is not None and entry.blob_id == git_hash(data := path.read_bytes()):
+            files[path.name] = hashlib.sha256(data).hexdigest()
+        else:
+            bad.append(path.name)
+    if bad:
+        raise NetworkError(f"{repository.name}: {', '.join(bad)} arrived on {branch} otherwise than sent; {MAIN} is unchanged")
+    return files

@@ -204,6 +204,15 @@ def publishable_files(model: Path) -> dict[str, str]:
     """sha256 of each file of a model folder; `sha256_json` of it is the model's digest.
 
     Raises:
+        StageInputError, RegistryError: as `publishable_paths`.
+    """
+    return {path.name: sha256_file(path) for path in publishable_paths(model)}
+
+
+def publishable_paths(model: Path) -> list[Path]:
+    """The files of a model folder, by name.
+
+    Raises:
         StageInputError: there is no model.
         RegistryError: something in the folder may not be published; each is named.
     """
@@ -222,7 +231,7 @@ def publishable_files(model: Path) -> dict[str, str]:
         raise RegistryError(
             f"{model}: may not be published: {', '.join(refused)}; wanted only regular files named {', '.join(PUBLISHABLE)}"
         )
-    return {entry.name: sha256_file(Path(entry.path)) for entry in entries}
+    return [Path(entry.path) for entry in entries]
 
 
 def may_be_published(name: str) -> bool:

@@ -5,6 +5,7 @@ The client is the real one, without waiting between its own retries; the server 
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +91,24 @@ def check_published(hub: Hub, digest: str) -> None:
     assert hub.commits(REPO_ID) == ["v2: publish", "v1: publish", "initial commit"]
     assert set(hub.branches(REPO_ID)) == {"main"}
     assert hub.tags(REPO_ID)["v2"] == hub.head(REPO_ID)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_first_version_makes_the_repository_or_none(tmp_path: Path, patch: pytest.MonkeyPatch, fault: str) -> None:
+    """Up to the first request that every publication makes."""
+    digest = write_model(tmp_path / "one", b"2" * 20_000)
+    for number in range(1, 5):
+        with Hub(tmp_path / f"hub {number}") as hub:
+            use_client(patch, tmp_path / f"cache {number}")
+            faults = iter(FAULTS[fault])
+            hub.fault = lambda count, method, path, faults=faults, number=number: next(faults, None) if count >= number else None
+            for _ in range(2):  # the second is a new run, where the first failed
+                with suppress(PipelineError):
+                    open_registry_of(hub).publish(tmp_path / "one", digest, DOCUMENTS, None, "first")
+                    break
+            assert hub.private(REPO_ID)
+            assert hub.commits(REPO_ID) == ["v1: publish", "initial commit"]
+            assert hub.tags(REPO_ID) == {"v1": hub.head(REPO_ID)}
 
 
 @pytest.mark.parametrize("again", ["retry", "new run"])
