@@ -28,5 +28,6 @@ def promote(candidate: str, reason: str, workspace: str = ".") -> State[Any]:
             f"candidate {candidate}: the one that waits is {decision.candidate_digest[:12]}; a later run made it, look at it"
         )
     receipt = stages.push(place, reason)
-    stages.record(place)
+    if receipt.version:
+        stages.record(place)
     return final_state(decision, receipt)

@@ -45,6 +45,8 @@ def final_state(decision: GateDecision, receipt: PushReceipt | None, held: str |
         return Completed(name=held, message=f"candidate {decision.candidate_digest[:12]} passed the gate and was not published")
     if receipt is None:
         return Completed(name=_STATE_NAMES[decision.verdict], message="; ".join(decision.reasons()))
+    if receipt.pull_request is not None:
+        return Completed(name="AwaitingApproval", message=receipt.summary())
     if receipt.published:
         return Completed(name="Published", message=receipt.summary())
     return Completed(name="Unchanged", message=receipt.summary())

@@ -77,6 +77,6 @@ def retrain(
                 raise
             get_run_logger().warning("%s\nthe candidate is judged anew, against the new champion", error)
             force = None
-    if receipt:
+    if receipt and receipt.version:
         stages.record(place)
     return final_state(decision, receipt, held)

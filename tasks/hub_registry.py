@@ -25,19 +25,25 @@ from tasks.hub_state import MAIN, State, read_state
 from tasks.registry import CARD, HISTORY, MANIFEST, Action, Manifest, Move, Pointer, parse_stored, version_number, why_withdrawn
 
 if TYPE_CHECKING:
-    from huggingface_hub import RepoFile
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, Discussion, RepoFile
+
+    CommitOperation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
 
 _ATTEMPTS = 3
 _LONGEST_WAIT = 300.0
 
 
 class HubRegistry:
-    """A model repository, made private (or not) where it is missing."""
+    """A model repository, made private (or not) where it is missing.
 
-    def __init__(self, repository: HubRepository, private: bool) -> None:
+    With `by_pull_request` a version is only proposed, and a pull request that was closed tells that the model was refused.
+    """
+
+    def __init__(self, repository: HubRepository, private: bool, by_pull_request: bool = False) -> None:
         self.name = repository.name
         self._repository = repository
         self._private = private
+        self._by_pull_request = by_pull_request
 
     def check_access(self) -> None:
         self._repository.check_write_access()
@@ -68,7 +74,8 @@ class HubRegistry:
         return read_state(self._repository).moves
 
     def withdrawn(self, digest: str) -> str | None:
-        return why_withdrawn(read_state(self._repository).moves, digest)
+        state = read_state(self._repository)
+        return why_withdrawn(state.moves, digest) or self._why_refused(state, digest)
 
     def stage(self, model: Path, digest: str, documents: Mapping[str, bytes]) -> str:
         """The version that holds this model, or the name of a staging branch with every byte of it."""
@@ -106,6 +113,48 @@ class HubRegistry:
             return self._promote(state, ours, staged.commit, staged.manifest, expected, reason)
 
         return self._surely(act, digest, expected)
+
+    def propose(self, model: Path, digest: str, documents: Mapping[str, bytes], expected: str | None, reason: str) -> str:
+        """Open a pull request that would make this model the champion, unless it is open; returns its address.
+
+        Merged, it is a publication; the tag follows with the next `publish` or `promote`.
+
+        Raises:
+            StaleChampionError, NotApprovedError, RegistryError, NetworkError: as `publish`; a closed pull request is a refusal.
+        """
+        state, ours = self._ready()
+        self._check_champion(state, expected, digest)
+        if why := why_withdrawn(state.moves, digest) or self._why_refused(state, digest):
+            raise NotApprovedError(f"this model, {digest[:12]}, was refused ({why}); train another")
+        if opened := self._pull_request(state, digest):
+            return opened.url
+        staged = upload(self._repository, state, model, digest, documents)
+        version = state.next_version()
+        with self._repository.asking(f"propose {version}"):
+            done = self._repository.api.create_commit(
+                self._repository.repo_id,
+                _operations(
+                    state, ours, staged.commit, staged.manifest, self._next_move(state, version, digest, "publish", reason)
+                ),
+                commit_message=_proposal(version, digest),
+                commit_description=reason,
+                parent_commit=state.head,
+                create_pr=True,
+            )
+            self._repository.api.delete_branch(self._repository.repo_id, branch=staged.branch)
+        return str(done.pr_url)
+
+    def _pull_request(self, state: State, digest: str) -> "Discussion | None":
+        """The newest one that proposes this model as the next version."""
+        if state.head is None:
+            return None
+        with self._repository.asking("list pull requests"):
+            found = self._repository.api.get_repo_discussions(self._repository.repo_id, discussion_type="pull_request")
+            return next((each for each in found if each.title == _proposal(state.next_version(), digest)), None)
+
+    def _why_refused(self, state: State, digest: str) -> str | None:
+        found = self._pull_request(state, digest) if self._by_pull_request else None
+        return f"its pull request {found.num} was closed" if found and found.status == "closed" else None
 
     def rollback(self, version: str | None, reason: str) -> Pointer:
         state = read_state(self._repository)
@@ -172,24 +221,13 @@ class HubRegistry:
         Raises:
             StaleChampionError: somebody else moved the pointer first.
         """
-        from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
-
-        assert state.head is not None
         left = state.champion.version if state.champion else None
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        move = Move(version=version, digest=manifest.model_digest, previous=left, action=action, reason=reason, at=now)
-        lines = "".join(line.model_dump_json() + "\n" for line in [*state.moves, move])
-        wanted = [*manifest.files, MANIFEST]
-        stale = [name for name in ours if name not in (*wanted, HISTORY)]
+        move = self._next_move(state, version, manifest.model_digest, action, reason)
         try:
             with self._repository.asking(f"{action} {version}"):
                 self._repository.api.create_commit(
                     self._repository.repo_id,
-                    [
-                        *(CommitOperationCopy(name, name, src_revision=commit) for name in wanted),
-                        *(CommitOperationDelete(name) for name in stale),
-                        CommitOperationAdd(HISTORY, lines.encode()),
-                    ],
+                    _operations(state, ours, commit, manifest, move),
                     commit_message=_title(version, action),
                     commit_description=reason,
                     parent_commit=state.head,
@@ -199,6 +237,11 @@ class HubRegistry:
             self._check_champion(after, left, move.digest)
             if after.champion is None or after.champion.version != version:
                 raise
+
+    def _next_move(self, state: State, version: str, digest: str, action: Action, reason: str) -> Move:
+        left = state.champion.version if state.champion else None
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return Move(version=version, digest=digest, previous=left, action=action, reason=reason, at=now)
 
     def _settle(self, version: str, verified: str) -> Pointer:
         """Of the new champion: compare main with the commit that was verified, tag it, remove all staging branches.
@@ -288,6 +331,23 @@ class HubRegistry:
         return RegistryError(
             f"{self.name}: {version} is damaged: {', '.join(names)} differ from {MANIFEST}; roll back to another version"
         )
+
+
+def _operations(state: State, ours: list[str], commit: str, manifest: Manifest, move: Move) -> "list[CommitOperation]":
+    """What makes main the version at `commit`: its files, nothing else of ours, and the line of history."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
+
+    wanted = [*manifest.files, MANIFEST]
+    lines = "".join(line.model_dump_json() + "\n" for line in [*state.moves, move])
+    return [
+        *(CommitOperationCopy(name, name, src_revision=commit) for name in wanted),
+        *(CommitOperationDelete(name) for name in ours if name not in (*wanted, HISTORY)),
+        CommitOperationAdd(HISTORY, lines.encode()),
+    ]
+
+
+def _proposal(version: str, digest: str) -> str:
+    return f"{_title(version, 'publish')} {digest[:12]}"
 
 
 def _title(version: str, action: Action) -> str:

@@ -120,6 +120,11 @@ class LocalRegistry:
                 version = self._build(model, digest, documents)
             return self._promote(version, expected, reason)
 
+    def propose(self, model: Path, digest: str, documents: Mapping[str, bytes], expected: str | None, reason: str) -> str:
+        raise RegistryError(
+            f"{self.path}: a folder has no pull requests; set push.pull_request to false, or push.registry to hub"
+        )
+
     def rollback(self, version: str | None, reason: str) -> Pointer:
         with self._locked():
             champion = self.champion()

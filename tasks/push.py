@@ -68,30 +68,44 @@ def push(registry: Registry, workspace: Workspace, params: Params, approval: str
     _check_approved(decision, workspace)
     champion = registry.champion()
     _check_champion(decision, champion, registry)
-    published = champion is None or champion.digest != decision.candidate_digest
-    if champion is not None and not published:
-        champion = registry.promote(champion.version, decision.champion_version, decision.summary())
-    elif params.push.require_approval and not approval:
+    digest, reason = decision.candidate_digest, approval or decision.summary()
+    if champion is not None and champion.digest == digest:
+        pointer = registry.promote(champion.version, decision.champion_version, reason)
+        return _receipt(workspace, registry, digest, pointer.version, pointer.previous)
+    if params.push.require_approval and not approval:
         raise NotApprovedError(
-            f"push.require_approval: the candidate {decision.candidate_digest[:12]} passed the gate and waits for "
-            f"`refit approve {decision.candidate_digest[:12]} --reason …`"
+            f"push.require_approval: the candidate {digest[:12]} passed the gate and waits for "
+            f"`refit approve {digest[:12]} --reason …`"
         )
-    else:
-        documents = _documents(decision, workspace, params)
-        _check_secrets(documents, workspace.candidate)
-        champion = registry.publish(
-            workspace.candidate, decision.candidate_digest, documents, decision.champion_version, approval or decision.summary()
-        )
-    receipt = workspace.record("push")
-    for leftover in receipt.parent.glob(f".{receipt.name}.*.tmp"):  # of a push that was killed while writing its record
+    documents = _documents(decision, workspace, params)
+    _check_secrets(documents, workspace.candidate)
+    if params.push.pull_request:
+        address = registry.propose(workspace.candidate, digest, documents, decision.champion_version, reason)
+        return _receipt(workspace, registry, digest, None, decision.champion_version, pull_request=address)
+    pointer = registry.publish(workspace.candidate, digest, documents, decision.champion_version, reason)
+    return _receipt(workspace, registry, digest, pointer.version, pointer.previous, published=True)
+
+
+def _receipt(
+    workspace: Workspace,
+    registry: Registry,
+    digest: str,
+    version: str | None,
+    previous: str | None,
+    published: bool = False,
+    pull_request: str | None = None,
+) -> PushReceipt:
+    path = workspace.record("push")
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a push that was killed while writing its record
         leftover.unlink(missing_ok=True)
     return PushReceipt(
         registry=registry.name,
-        version=champion.version,
-        digest=champion.digest,
-        previous_version=champion.previous,
+        version=version,
+        digest=digest,
+        previous_version=previous,
         published=published,
-    ).write(receipt)
+        pull_request=pull_request,
+    ).write(path)
 
 
 def _documents(decision: GateDecision, workspace: Workspace, params: Params) -> dict[str, bytes]:

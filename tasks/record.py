@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.errors import InputError, NetworkError
+from tasks.errors import InputError, NetworkError, StageInputError
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.process import stage_main
@@ -27,11 +27,13 @@ def record(section: Recording, name: str, workspace: Workspace) -> VersionRecord
     working tree is touched.
 
     Raises:
-        StageInputError: nothing was pushed yet.
+        StageInputError: nothing was pushed yet, or only proposed.
         InputError: the workspace is not in git, or the tag belongs to something else.
         NetworkError: a remote could not be reached.
     """
     receipt = PushReceipt.read(workspace.record("push"))
+    if receipt.version is None:
+        raise StageInputError(f"{workspace.record('push')}: {receipt.summary()}, so there is no version to write down yet")
     tag = commit = None
     if section.git_branch is not None:
         tag = f"{name}-{receipt.version}"

@@ -273,15 +273,20 @@ class GateDecision(Record):
 
 
 class PushReceipt(Record):
-    """Of `push`. `published` is False where this very model was the champion already."""
+    """Of `push`. `published` is False where this very model was the champion already, or only proposed by `pull_request`;
+    `version` is None for as long as it waits there.
+    """
 
     registry: str
-    version: str
+    version: str | None
     digest: str
     previous_version: str | None
     published: bool
+    pull_request: str | None
 
     def summary(self) -> str:
+        if self.pull_request is not None:
+            return f"{self.digest[:12]} waits to be merged in {self.pull_request}"
         return f"{'published' if self.published else 'already published'} {self.version} ({self.digest[:12]}) to {self.registry}"
 
 

@@ -174,6 +174,9 @@ class Registry(Protocol):
     def publish(self, model: Path, digest: str, documents: Mapping[str, bytes], expected: str | None, reason: str) -> Pointer:
         """Stage, verify and promote as one act: of two publishers one wins and the other leaves nothing behind."""
 
+    def propose(self, model: Path, digest: str, documents: Mapping[str, bytes], expected: str | None, reason: str) -> str:
+        """Have a person publish it there: returns the address of what waits for them. Not every registry can."""
+
     def rollback(self, version: str | None, reason: str) -> Pointer:
         """Point to `version`, or to the one that the champion replaced. Name it where the call may be repeated.
 
@@ -194,7 +197,7 @@ def open_registry(section: Push, workspace: Workspace) -> Registry:
         from tasks.hub_repository import open_repository
 
         assert section.repo_id is not None
-        return HubRegistry(open_repository(section.repo_id), section.private)
+        return HubRegistry(open_repository(section.repo_id), section.private, section.pull_request)
     from tasks.local_registry import LocalRegistry
 
     return LocalRegistry(workspace.root / section.path, f"{section.registry}:{section.path}")

@@ -237,6 +237,7 @@ class Push(Section):
     path: RelativePath = Field(description="local: folder of the registry")
     repo_id: RepoId | None = Field(description="hub: NAMESPACE/NAME of the model repository, made where it is missing")
     private: bool = Field(description="hub: whether that repository is made as a private one")
+    pull_request: bool = Field(description="hub: propose a version as a pull request, which a person merges there")
     license: str | None = Field(pattern=r"^[a-z0-9.-]+$", description="for the card: an identifier of the Hub; null: says none")
     require_approval: bool = Field(description="a candidate that passed the gate waits for a person: `refit approve`")
 
@@ -244,6 +245,8 @@ class Push(Section):
     def _hub_has_a_repository(self) -> Self:
         if self.registry == "hub" and self.repo_id is None:
             raise ValueError("registry: hub needs repo_id, NAMESPACE/NAME of the model repository")
+        if self.registry != "hub" and self.pull_request:
+            raise ValueError("pull_request needs registry: hub; for a folder there is require_approval")
         return self
 
 

@@ -29,7 +29,9 @@ def use_client(monkeypatch: pytest.MonkeyPatch, cache: Path, xet: bool = False) 
     limit_patience(TIMEOUT)
 
 
-def open_registry_of(hub: Hub, token: str | bool | None = None, private: bool = True) -> HubRegistry:
+def open_registry_of(
+    hub: Hub, token: str | bool | None = None, private: bool = True, by_pull_request: bool = False
+) -> HubRegistry:
     """With the hub's write token, another one, or False for none."""
     api = HfApi(endpoint=hub.url, token=hub.token if token is None else token)
-    return HubRegistry(HubRepository(REPO_ID, api), private)
+    return HubRegistry(HubRepository(REPO_ID, api), private, by_pull_request)

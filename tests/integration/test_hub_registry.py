@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 from tasks.errors import NetworkError, NotApprovedError, RegistryError, StaleChampionError
 from tasks.files import hash_tree, tree_digest
@@ -233,6 +234,62 @@ def test_fetched_it_is_the_model_alone_byte_for_byte(hub: Hub, registry: HubRegi
     for version, name in (("v1", "one"), ("v2", "two")):
         registry.fetch(version, tmp_path / "deep" / version)
         assert hash_tree(tmp_path / "deep" / version) == hash_tree(tmp_path / name)
+
+
+def propose(registry: HubRegistry, tmp_path: Path, name: str, expected: str | None) -> str:
+    folder, digest = make(tmp_path, name)
+    return registry.propose(folder, digest, DOCUMENTS, expected, f"gate passed {name}")
+
+
+def merge(hub: Hub, number: int) -> None:
+    api = api_of(hub)
+    if api.get_discussion_details(REPO_ID, number).status == "draft":
+        api.change_discussion_status(REPO_ID, number, "open")
+    api.merge_pull_request(REPO_ID, number)
+
+
+def test_a_proposed_version_is_one_when_it_is_merged(hub: Hub, tmp_path: Path) -> None:
+    registry = open_registry_of(hub, by_pull_request=True)
+    publish(registry, tmp_path, "one")
+    address = propose(registry, tmp_path, "two", "v1")
+    assert address == f"{hub.url}/{REPO_ID}/discussions/1" == propose(registry, tmp_path, "two", "v1")
+    assert registry.versions() == ["v1"]
+    assert hub.files(REPO_ID)["model.safetensors"] == b"one" * BIG
+    assert set(hub.branches(REPO_ID)) == {"main"}
+    merge(hub, 1)
+    digest = tree_digest(tmp_path / "two")
+    assert registry.champion() == Pointer(version="v2", digest=digest, previous="v1")
+    assert registry.promote("v2", "v1", "").version == "v2"
+    assert hub.tags(REPO_ID)["v2"] == hub.head(REPO_ID)
+    assert registry.verify("v2").model_digest == digest
+
+
+def test_a_closed_pull_request_is_a_refusal(hub: Hub, tmp_path: Path) -> None:
+    registry = open_registry_of(hub, by_pull_request=True)
+    publish(registry, tmp_path, "one")
+    propose(registry, tmp_path, "two", "v1")
+    assert registry.withdrawn(tree_digest(tmp_path / "two")) is None
+    api_of(hub).change_discussion_status(REPO_ID, 1, "closed")
+    assert registry.withdrawn(tree_digest(tmp_path / "two")) == "its pull request 1 was closed"
+    with pytest.raises(NotApprovedError, match=r"was refused \(its pull request 1 was closed\); train another"):
+        propose(registry, tmp_path, "two", "v1")
+    assert propose(registry, tmp_path, "three", "v1").endswith("/discussions/2")
+
+
+def test_a_proposal_that_was_overtaken_is_made_anew(hub: Hub, tmp_path: Path) -> None:
+    registry = open_registry_of(hub, by_pull_request=True)
+    publish(registry, tmp_path, "one")
+    propose(registry, tmp_path, "two", "v1")
+    publish(registry, tmp_path, "three")
+    with pytest.raises(StaleChampionError):
+        propose(registry, tmp_path, "two", "v1")
+    assert propose(registry, tmp_path, "two", "v2").endswith("/discussions/2")
+    with pytest.raises(HfHubHTTPError):
+        merge(hub, 1)
+    merge(hub, 2)
+    champion = registry.champion()
+    assert champion is not None
+    assert (champion.version, champion.digest) == ("v3", tree_digest(tmp_path / "two"))
 
 
 def test_many_shards_arrive_in_several_commits_and_move_in_one(

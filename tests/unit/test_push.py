@@ -53,7 +53,7 @@ def test_passed_candidate_becomes_the_champion(place: Place) -> None:
     digest = approve(workspace, b"one", None)
     receipt = run(place)
     assert receipt == PushReceipt(
-        registry="local:data/registry", version="v1", digest=digest, previous_version=None, published=True
+        registry="local:data/registry", version="v1", digest=digest, previous_version=None, published=True, pull_request=None
     )
     assert PushReceipt.read(workspace.record("push")) == receipt
     assert registry.verify("v1").model_digest == digest == tree_digest(workspace.candidate)
