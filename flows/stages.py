@@ -4,7 +4,6 @@ Only what a retry can cure is tried again: a killed child, a network fault, a lo
 """
 
 import sys
-from contextlib import nullcontext
 from typing import Any
 
 from prefect import Task, get_run_logger, task
@@ -39,7 +38,7 @@ _OPTIONS: dict[str, Any] = {
 def _run_stage(workspace: Workspace, stage: str, forced: bool) -> Record:
     logger = get_run_logger()
     params = load_params(workspace.params)
-    with hub_token(params.push) if stage in READ_REGISTRY else nullcontext():
+    with hub_token(params.push.registry == "hub" and stage in READ_REGISTRY):
         if not forced and not stale_stages(workspace, params, [stage]):
             logger.info("%s: unchanged", stage)
         else:
@@ -72,7 +71,7 @@ gate = _stage_task("gate")
 def preflight(workspace: Workspace) -> None:
     """Before any costly work: whether the registry could take a version."""
     section = load_params(workspace.params).push
-    with hub_token(section):
+    with hub_token(section.registry == "hub"):
         open_registry(section, workspace).check_access()
 
 
@@ -80,7 +79,7 @@ def preflight(workspace: Workspace) -> None:
 def push(workspace: Workspace, approval: str | None = None) -> PushReceipt:
     """Publish through `python -m tasks.push`, which checks the decision itself; DVC has no part in it."""
     approved = ["--approve", approval] if approval else []
-    with hub_token(load_params(workspace.params).push):
+    with hub_token(load_params(workspace.params).push.registry == "hub"):
         run_child(workspace, "push", [sys.executable, "-m", "tasks.push", *approved], get_run_logger().info)
     receipt = PushReceipt.read(workspace.record("push"))
     report("push", receipt, workspace)
@@ -90,16 +89,18 @@ def push(workspace: Workspace, approval: str | None = None) -> PushReceipt:
 @task(name="record", task_run_name="record", **_OPTIONS)
 def record(workspace: Workspace) -> None:
     """Write the published version down in git and DVC's remote, where params.yaml names them."""
-    if not load_params(workspace.params).record.wanted:
+    section = load_params(workspace.params).record
+    if not section.wanted:
         return
-    run_child(workspace, "record", [sys.executable, "-m", "tasks.record"], get_run_logger().info)
+    with hub_token(section.dataset_repo_id is not None):
+        run_child(workspace, "record", [sys.executable, "-m", "tasks.record"], get_run_logger().info)
     report("record", VersionRecord.read(workspace.record("record")), workspace)
 
 
 def held(workspace: Workspace, decision: GateDecision, dry_run: bool) -> str | None:
     """The state of a run whose candidate is not to be published now; None if it may be, or is what is published already."""
     section = load_params(workspace.params).push
-    with hub_token(section):
+    with hub_token(section.registry == "hub"):
         champion = open_registry(section, workspace).champion()
     if champion is not None and champion.digest == decision.candidate_digest:
         return None

@@ -59,8 +59,7 @@ def _recorded(section: Recording, version: str, workspace: Workspace) -> bool:
     if not path.is_file():
         return False
     note = VersionRecord.read(path)
-    places = (note.git_branch, note.git_remote, note.dvc_remote)
-    return (note.version, *places) == (version, section.git_branch, section.git_remote, section.dvc_remote)
+    return note.version == version and all(getattr(note, place) == wanted for place, wanted in section)
 
 
 def stale_stages(workspace: Workspace, params: Params, stages: list[str]) -> list[str]:

@@ -6,16 +6,14 @@ from contextlib import contextmanager
 
 from prefect.blocks.system import Secret
 
-from tasks.sections import Push
-
 BLOCK = "refit-hf-token"
 _NAME = "HF_TOKEN"
 
 
 @contextmanager
-def hub_token(section: Push) -> Iterator[None]:
-    """Have HF_TOKEN in the environment, also of child processes, for as long as the registry is asked, and no longer."""
-    if section.registry != "hub" or os.environ.get(_NAME) or (token := _from_block()) is None:
+def hub_token(needed: bool) -> Iterator[None]:
+    """Have HF_TOKEN in the environment, also of child processes, for as long as the Hub is asked, and no longer."""
+    if not needed or os.environ.get(_NAME) or (token := _from_block()) is None:
         yield
         return
     os.environ[_NAME] = token

@@ -1,4 +1,4 @@
-"""Write a published version down where the team looks: a commit and a tag in git, data and model in a DVC remote.
+"""Write a published version down where the team looks: commit and tag in git, a DVC remote, a dataset repository of the Hub.
 
 python -m tasks.record
 """
@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tasks.errors import InputError, NetworkError, StageInputError
 from tasks.params import Params
@@ -20,7 +21,7 @@ from tasks.sections import Recording
 _NOBODY = ("-c", "user.name=refit", "-c", "user.email=refit@localhost")
 
 
-def record(section: Recording, name: str, workspace: Workspace) -> VersionRecord:
+def record(section: Recording, name: str, private: bool, workspace: Workspace) -> VersionRecord:
     """Write down the version of the last push. Safe to repeat: what is there already stays as it is.
 
     The commit holds dvc.lock, params.yaml, the records and the .dvc files, over the tree of HEAD; neither the index nor the
@@ -34,9 +35,8 @@ def record(section: Recording, name: str, workspace: Workspace) -> VersionRecord
     receipt = PushReceipt.read(workspace.record("push"))
     if receipt.version is None:
         raise StageInputError(f"{workspace.record('push')}: {receipt.summary()}, so there is no version to write down yet")
-    tag = commit = None
+    tag, commit = f"{name}-{receipt.version}", None
     if section.git_branch is not None:
-        tag = f"{name}-{receipt.version}"
         commit = _commit(workspace, section.git_branch, tag, receipt)
         if section.git_remote is not None:
             _send(
@@ -47,15 +47,34 @@ def record(section: Recording, name: str, workspace: Workspace) -> VersionRecord
     if section.dvc_remote is not None:
         command = [sys.executable, "-m", "dvc", "push", "--quiet", "--remote", section.dvc_remote]
         _send(workspace, command, f"DVC remote {section.dvc_remote}")
+    if section.dataset_repo_id is not None:
+        _publish_dataset(workspace, section.dataset_repo_id, tag, private)
     return VersionRecord(
         version=receipt.version,
         digest=receipt.digest,
         git_branch=section.git_branch,
-        git_tag=tag,
+        git_tag=tag if commit else None,
         git_commit=commit,
         git_remote=section.git_remote,
         dvc_remote=section.dvc_remote,
+        dataset_repo_id=section.dataset_repo_id,
     ).write(workspace.record("record"))
+
+
+def _publish_dataset(workspace: Workspace, repo_id: str, tag: str, private: bool) -> None:
+    """The prepared splits and their card, in one state per version; a tag that is there already is not moved."""
+    from tasks.hub_repository import open_repository
+
+    repository = open_repository(repo_id)
+    api = repository.api
+    dataset: dict[str, Any] = {"repo_id": repo_id, "repo_type": "dataset"}
+    with repository.asking("publish the dataset"):
+        api.create_repo(**dataset, private=private, exist_ok=True)
+        if tag not in {found.name for found in api.list_repo_refs(**dataset).tags}:
+            done = api.upload_folder(
+                **dataset, folder_path=workspace.prepared, allow_patterns=["README.md", "*.parquet"], commit_message=tag
+            )
+            api.create_tag(**dataset, tag=tag, revision=done.oid)
 
 
 def _commit(workspace: Workspace, branch: str, tag: str, receipt: PushReceipt) -> str:
@@ -123,7 +142,7 @@ def _last(text: str) -> str:
 
 
 def _run(workspace: Workspace, params: Params) -> VersionRecord:
-    return record(params.record, params.push.name, workspace)
+    return record(params.record, params.push.name, params.push.private, workspace)
 
 
 def main() -> int:

@@ -300,11 +300,13 @@ class VersionRecord(Record):
     git_commit: str | None
     git_remote: str | None
     dvc_remote: str | None
+    dataset_repo_id: str | None
 
     def summary(self) -> str:
         places = [
             f"git tag {self.git_tag} on {self.git_branch}" if self.git_tag else "",
             f"git remote {self.git_remote}" if self.git_remote else "",
             f"DVC remote {self.dvc_remote}" if self.dvc_remote else "",
+            f"dataset {self.dataset_repo_id}" if self.dataset_repo_id else "",
         ]
         return f"{self.version} written down: {', '.join(filter(None, places)) or 'nowhere, as params.yaml has it'}"

@@ -236,7 +236,7 @@ class Push(Section):
     registry: Literal["local", "hub"]
     path: RelativePath = Field(description="local: folder of the registry")
     repo_id: RepoId | None = Field(description="hub: NAMESPACE/NAME of the model repository, made where it is missing")
-    private: bool = Field(description="hub: whether that repository is made as a private one")
+    private: bool = Field(description="whether repositories of the Hub are made as private ones")
     pull_request: bool = Field(description="hub: propose a version as a pull request, which a person merges there")
     license: str | None = Field(pattern=r"^[a-z0-9.-]+$", description="for the card: an identifier of the Hub; null: says none")
     require_approval: bool = Field(description="a candidate that passed the gate waits for a person: `refit approve`")
@@ -259,6 +259,9 @@ class Recording(Section):
     )
     git_remote: str | None = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="gets that branch and tag")
     dvc_remote: str | None = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="gets data and model, by `dvc push`")
+    dataset_repo_id: RepoId | None = Field(
+        description="NAMESPACE/NAME of a dataset repository of the Hub; gets the prepared splits"
+    )
 
     @model_validator(mode="after")
     def _remote_needs_a_branch(self) -> Self:
@@ -269,4 +272,4 @@ class Recording(Section):
     @property
     def wanted(self) -> bool:
         """Whether there is anything to do."""
-        return self.git_branch is not None or self.dvc_remote is not None
+        return (self.git_branch, self.dvc_remote, self.dataset_repo_id) != (None, None, None)

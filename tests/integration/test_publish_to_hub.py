@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from flows.reporting import final_state
 from tasks.files import hash_tree, tree_digest
 from tasks.paths import Workspace
+from tasks.records import GateDecision, PushReceipt
 from tests.conftest import edit_params
 from tests.hub import Fault, Hub
 from tests.hub_client import REPO_ID, open_registry_of, use_client
@@ -133,6 +135,31 @@ def test_overtaken_it_judges_again_and_publishes_over_the_new_champion(place: Pl
     assert decision["champion_version"] == "v2"
     assert any("judged anew, against the new champion" in output for output in place.outputs)
     assert hash_tree(place.workspace.candidate)["model.safetensors"] in place.hub.files(REPO_ID, "v3")["manifest.json"].decode()
+
+
+def test_the_prepared_data_are_published_beside_it(place: Place, overtaken: dict[str, Any]) -> None:
+    """By the stage alone; twice, to find that the second changes nothing."""
+    workspace = Workspace(Path(shutil.copytree(place.workspace.root, place.workspace.root.parent / "with data", symlinks=True)))
+    edit_params(workspace, {"record.dataset_repo_id": "quillmere/conversations"})
+    for _ in range(2):
+        done = execute(workspace, stage("record"), env={**place.env, "HF_TOKEN": place.hub.token})
+        assert done.returncode == 0, done.stderr
+        assert "v3 written down: dataset quillmere/conversations" in done.stdout
+    data: dict[str, Any] = {"repo_id": "quillmere/conversations", "repo_type": "dataset"}
+    assert place.hub.private(**data)
+    assert place.hub.tags(**data) == {"quillmere-support-v3": place.hub.head(**data)}
+    assert place.hub.commits(**data) == ["quillmere-support-v3", "initial commit"]
+    files = place.hub.files(**data)
+    assert {name for name in files if not name.startswith(".")} == {"README.md", "train.parquet", "eval.parquet", "test.parquet"}
+    assert files["train.parquet"] == (workspace.prepared / "train.parquet").read_bytes()
+
+
+def test_a_proposed_candidate_awaits_approval(place: Place, overtaken: dict[str, Any]) -> None:
+    receipt = PushReceipt.read(place.workspace.record("push"))
+    proposed = receipt.model_copy(update={"version": None, "published": False, "pull_request": "http://hub/discussions/1"})
+    state = final_state(GateDecision.read(place.workspace.record("gate")), proposed)
+    assert (state.name, state.is_completed()) == ("AwaitingApproval", True)
+    assert state.message == f"{receipt.digest[:12]} waits to be merged in http://hub/discussions/1"
 
 
 def test_then_nothing_is_to_be_done(place: Place, overtaken: dict[str, Any]) -> None:

@@ -61,7 +61,10 @@ def place(first: Step, server: str, tmp_path_factory: pytest.TempPathFactory) ->
         config.write(f"['remote \"store\"']\n    url = {folder / 'store'}\n")
     edit_params(
         workspace,
-        {"record": {"git_branch": "models", "git_remote": "origin", "dvc_remote": "store"}, "train.learning_rate": 0.012},
+        {
+            "record": {"git_branch": "models", "git_remote": "origin", "dvc_remote": "store", "dataset_repo_id": None},
+            "train.learning_rate": 0.012,
+        },
     )
     git(workspace.root, "add", "--all")
     git(workspace.root, "commit", "--quiet", "--message", "all of it")
@@ -126,7 +129,7 @@ def test_written_down_twice_it_is_one_commit(place: Place) -> None:
 )
 def test_a_place_that_is_none_is_one_line(place: Place, tmp_path: Path, settings: dict[str, str], kind: str, said: str) -> None:
     copy = Workspace(Path(shutil.copytree(place.workspace.root, tmp_path / "copy", symlinks=True)))
-    edit_params(copy, {"record": {"git_branch": None, "git_remote": None, "dvc_remote": None} | settings})
+    edit_params(copy, {"record": dict.fromkeys(("git_branch", "git_remote", "dvc_remote", "dataset_repo_id")) | settings})
     git(copy.root, "tag", "--delete", TAG)
     assert said in refused(execute(copy, stage("record")), 2 if kind == "InputError" else 1, kind)
 

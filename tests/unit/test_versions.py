@@ -155,8 +155,12 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path: Path
 
 def test_a_version_counts_as_written_down_only_where_it_is_wanted(tmp_path: Path) -> None:
     workspace, params = make_workspace(tmp_path / "workspace")
-    assert load_params(workspace.params).record == params.record == Recording(git_branch=None, git_remote=None, dvc_remote=None)
-    wanted = Recording(git_branch="models", git_remote=None, dvc_remote="store")
+    assert (
+        load_params(workspace.params).record
+        == params.record
+        == Recording(git_branch=None, git_remote=None, dvc_remote=None, dataset_repo_id=None)
+    )
+    wanted = Recording(git_branch="models", git_remote=None, dvc_remote="store", dataset_repo_id=None)
     assert _recorded(params.record, "v1", workspace)
     assert not _recorded(wanted, "v1", workspace)
     VersionRecord(
@@ -167,10 +171,12 @@ def test_a_version_counts_as_written_down_only_where_it_is_wanted(tmp_path: Path
         git_commit="c" * 40,
         git_remote=None,
         dvc_remote="store",
+        dataset_repo_id=None,
     ).write(workspace.record("record"))
     assert _recorded(wanted, "v1", workspace)
     assert not _recorded(wanted, "v2", workspace)
-    assert not _recorded(wanted.model_copy(update={"git_remote": "origin"}), "v1", workspace)
+    for place in ("git_remote", "dataset_repo_id"):
+        assert not _recorded(wanted.model_copy(update={place: "a/b"}), "v1", workspace)
 
 
 def test_shipped_parameters_write_down_nothing_and_publish_to_a_folder(tmp_path: Path) -> None:
