@@ -68,6 +68,7 @@ def retrain(
         for role in ROLES:
             stages.evaluate[role](place, force)
         decision = stages.gate(place, force)
+        stages.page(place, force)
         held = stages.held(place, decision, dry_run)
         try:
             receipt = stages.push(place) if decision.verdict == "PASS" and not held else None

@@ -18,6 +18,7 @@ Stage = Literal[
     "evaluate@champion",
     "evaluate@candidate",
     "gate",
+    "report",
 ]
 
 

@@ -65,6 +65,7 @@ train = _stage_task("train")
 champion = _stage_task("champion")
 evaluate = {role: _stage_task(f"evaluate@{role}") for role in ROLES}
 gate = _stage_task("gate")
+page = _stage_task("report")
 
 
 @task(name="preflight", task_run_name="preflight", **_OPTIONS)

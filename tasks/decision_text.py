@@ -2,7 +2,7 @@
 
 from tasks.records import GateDecision, RuleResult
 
-_HEADLINES = {
+HEADLINES = {
     "PASS": "PASS: every rule passed, the candidate may be published",
     "FAIL": "FAIL: the candidate is not to be published",
     "INCONCLUSIVE": "INCONCLUSIVE: too few items to tell; add items rather than train again",
@@ -19,7 +19,7 @@ def explain(decision: GateDecision) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     lines.insert(1, "  ".join("-" * width for width in widths))
     reasons = [f"{rule.rule}: {rule.reason}" for rule in decision.rules]
-    return "\n".join([_HEADLINES[decision.verdict], *_models(decision), "", *lines, "", *reasons])
+    return "\n".join([HEADLINES[decision.verdict], *_models(decision), "", *lines, "", *reasons])
 
 
 def markdown(decision: GateDecision) -> str:
@@ -28,7 +28,7 @@ def markdown(decision: GateDecision) -> str:
     lines = ["| " + " | ".join(_escape(cell) for cell in row) + " |" for row in [(*_HEADERS, "reason"), *rows]]
     lines.insert(1, "|" + " --- |" * (len(_HEADERS) + 1))
     models = [f"- {_escape(line)}" for line in _models(decision)]
-    return "\n".join([f"**{_HEADLINES[decision.verdict]}**", "", *models, "", *lines])
+    return "\n".join([f"**{HEADLINES[decision.verdict]}**", "", *models, "", *lines])
 
 
 def _models(decision: GateDecision) -> list[str]:

@@ -80,6 +80,11 @@ class Workspace:
         return self.data / "plots"
 
     @property
+    def report(self) -> Path:
+        """The page for a person."""
+        return self.data / "reports" / "report.html"
+
+    @property
     def checkpoints(self) -> Path:
         """Outside every stage's outputs, since DVC deletes those before a stage runs."""
         return self.root / ".cache" / "checkpoints"

@@ -272,6 +272,18 @@ class GateDecision(Record):
         return f"gate {self.verdict}" + "".join(f"\n  {reason}" for reason in self.reasons())
 
 
+class ReportPage(Record):
+    """Of `report`: the page of a run for a person."""
+
+    page: str
+    sha256: str
+    verdict: Verdict
+    candidate_digest: str
+
+    def summary(self) -> str:
+        return f"{self.page} tells it all: {self.verdict}"
+
+
 class PushReceipt(Record):
     """Of `push`. `published` is False where this very model was the champion already, or only proposed by `pull_request`;
     `version` is None for as long as it waits there.

@@ -22,6 +22,7 @@ from tasks.records import (
     GateDecision,
     PreparedDataset,
     Record,
+    ReportPage,
     TrainedModel,
     ValidationReport,
 )
@@ -35,6 +36,7 @@ STAGES: dict[str, type[Record]] = {
     "champion": ChampionRecord,
     **{f"evaluate@{role}": EvalReport for role in ROLES},
     "gate": GateDecision,
+    "report": ReportPage,
 }
 """Every DVC stage in its order, with the type of its record."""
 
