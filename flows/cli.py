@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.decision_text import explain
-from tasks.errors import DataError, PipelineError
-from tasks.overrides import override
+from tasks.errors import DataError, ParamsError, PipelineError
+from tasks.overrides import overridden, override
 from tasks.params import Params, load_params
 from tasks.paths import Workspace
 from tasks.process import format_error
@@ -119,6 +119,18 @@ def _parser() -> argparse.ArgumentParser:
     gate = commands.add_parser("gate", help="the gate's decision").add_subparsers(required=True, metavar="COMMAND")
     explained = gate.add_parser("explain", parents=[common], help="each rule with its value, bound, threshold and reason")
     explained.set_defaults(command=_explain)
+    replayed = gate.add_parser(
+        "replay", parents=[common], help="decide again from the stored scores, with other thresholds; changes nothing"
+    )
+    replayed.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="gate.key=value",
+        dest="settings",
+        help="a value to try, of the section gate",
+    )
+    replayed.set_defaults(command=_replay)
     return parser
 
 
@@ -282,6 +294,17 @@ def _explain(arguments: argparse.Namespace) -> int:
     decision = GateDecision.read(workspace.record("gate"))
     _show(arguments, decision.model_dump(mode="json"), explain(decision))
     return 0
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from tasks.gate import replay
+
+    workspace = Workspace.find(arguments.workspace)
+    if others := [setting for setting in arguments.settings if not setting.startswith("gate.")]:
+        raise ParamsError(f"--set {others[0]}: is not of the section gate, so the stored scores do not tell what it would change")
+    decision = replay(overridden(workspace.params, arguments.settings).gate, workspace)
+    _show(arguments, decision.model_dump(mode="json"), explain(decision))
+    return {"PASS": 0, "FAIL": EXIT_CODES["Rejected"], "INCONCLUSIVE": EXIT_CODES["Inconclusive"]}[decision.verdict]
 
 
 def _show(arguments: argparse.Namespace, value: dict[str, Any], text: str) -> None:

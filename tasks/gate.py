@@ -198,7 +198,7 @@ def _power(compared: _Comparison, margin: float) -> str:
 def _champion(section: Gate, champion: Scores, candidate: Scores) -> RuleResult:
     metric = section.learned.metric
     compared = _compare(section, "champion", _pool(candidate, "target", metric), _pool(champion, "target", metric), metric)
-    return compared.result("champion", -section.champion.margin)
+    return compared.result("champion", 0.0 if section.champion.promote_if == "better" else -section.champion.margin)
 
 
 def _smoke(section: Gate, candidate: Scores) -> list[RuleResult]:
@@ -229,7 +229,16 @@ def _level(value: float, is_share: bool) -> str:
 
 
 def gate(section: Gate, workspace: Workspace) -> GateDecision:
-    """Read reports and scores of base, candidate and champion, decide, and write data/reports/gate.json last.
+    """Decide, and write data/reports/gate.json last.
+
+    Raises:
+        StageInputError: as `replay`.
+    """
+    return replay(section, workspace).write(workspace.record("gate"))
+
+
+def replay(section: Gate, workspace: Workspace) -> GateDecision:
+    """Read reports and scores of base, candidate and champion, and decide; writes nothing.
 
     Raises:
         StageInputError: a record or a scores file is missing, or belongs to another one; the message names it.
@@ -260,7 +269,7 @@ def gate(section: Gate, workspace: Workspace) -> GateDecision:
             f"{scored}: is of {_short(reports['champion'].model_digest)}, {current} says {_short(published.digest)}; "
             "run the stage evaluate@champion again"
         )
-    return decide(section, reports, scores, published.version).write(workspace.record("gate"))
+    return decide(section, reports, scores, published.version)
 
 
 def _short(digest: str | None) -> str:

@@ -9,7 +9,7 @@ import yaml
 
 from tasks.errors import ParamsError
 from tasks.files import parse_yaml, write_atomic
-from tasks.params import parse_params, read_yaml
+from tasks.params import Params, parse_params, read_yaml
 
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
@@ -27,11 +27,24 @@ def override(path: Path, settings: list[str]) -> list[str]:
     """
     if not settings:
         return []
-    tree = read_yaml(path)
-    changes = [_set(tree, setting) for setting in settings]
-    parse_params(tree, f"{path.name} with {' '.join(settings)}")
+    changes, _ = _apply(path, settings)
     _write_values(path, [(key, new) for key, old, new in changes if old != new])
     return [f"{key}: {old!r} -> {new!r}" for key, old, new in changes if old != new]
+
+
+def overridden(path: Path, settings: list[str]) -> Params:
+    """What params.yaml would be with these settings; the file itself stays as it is.
+
+    Raises:
+        ParamsError: as `override`.
+    """
+    return _apply(path, settings)[1]
+
+
+def _apply(path: Path, settings: list[str]) -> tuple[list[tuple[str, Any, Any]], Params]:
+    tree = read_yaml(path)
+    changes = [_set(tree, setting) for setting in settings]
+    return changes, parse_params(tree, f"{path.name} with {' '.join(settings)}".removesuffix(" with "))
 
 
 def _set(tree: dict[str, Any], setting: str) -> tuple[str, Any, Any]:

@@ -211,7 +211,10 @@ class Kept(Section):
 
 
 class Champion(Section):
-    margin: Share = Field(description="how much `learned.metric` may lose against the published model")
+    promote_if: Literal["not_worse", "better"] = Field(
+        description="what the candidate must be, compared with the published model"
+    )
+    margin: Share = Field(description="not_worse: how much `learned.metric` may lose against it")
 
 
 class Smoke(Section):

@@ -26,7 +26,7 @@ SECTION = Gate.model_validate(
         "min_general_items": 300,
         "learned": {"metric": "guideline_score", "min_gain": 0.2, "floor": 0.5},
         "kept": {"margin": 0.03, "task_margin": 0.1},
-        "champion": {"margin": 0.05},
+        "champion": {"promote_if": "not_worse", "margin": 0.05},
         "smoke": {"min_stop_rate": 0.95, "min_structure_rate": 0.9},
     }
 ).model_copy(update=FEW_DRAWS)
@@ -162,6 +162,15 @@ def test_one_collapsed_ability_cannot_hide_in_the_mean() -> None:
     assert rules(decision)["kept"].verdict == "PASS"
     assert rules(decision)["kept/grammar"].verdict == "FAIL"
     assert decision.verdict == "FAIL"
+
+
+@pytest.mark.parametrize(("champion", "verdict"), [(0.7, "PASS"), (0.79, "INCONCLUSIVE"), (0.8, "FAIL"), (0.9, "FAIL")])
+def test_where_it_must_be_better_a_tie_is_not(champion: float, verdict: str) -> None:
+    better = SECTION.model_copy(update={"champion": SECTION.champion.model_copy(update={"promote_if": "better"})})
+    noisy = np.clip(0.8 + np.linspace(-0.2, 0.2, 240)[::-1], 0, 1)
+    ours, theirs = scored(guideline_score=noisy), scored(guideline_score=np.clip(champion + np.linspace(-0.1, 0.1, 240), 0, 1))
+    rule = rules(judge(ours, champion=theirs, section=better))["champion"]
+    assert (rule.verdict, rule.threshold) == (verdict, 0.0)
 
 
 @pytest.mark.parametrize(("champion", "verdict"), [(0.75, "PASS"), (0.8, "PASS"), (0.84, "INCONCLUSIVE"), (0.9, "FAIL")])
