@@ -13,12 +13,13 @@ from tasks.records import GateDecision
 
 
 @flow(name="promote", description=__doc__)
-def promote(candidate: str, reason: str, workspace: str = ".") -> State[Any]:
+def promote(candidate: str, reason: str, override: bool = False, workspace: str = ".") -> State[Any]:
     """Make the candidate the champion.
 
     Args:
         candidate: The first characters (8 or more) of its digest, as the run that awaits approval says it.
         reason: Who approves it and why; the registry keeps it.
+        override: Publish it though the gate did not pass it; decision, card and history say so.
         workspace: Folder with params.yaml, dvc.yaml and data/.
     """
     place = Workspace.find(Path(workspace))
@@ -27,7 +28,7 @@ def promote(candidate: str, reason: str, workspace: str = ".") -> State[Any]:
         raise NotApprovedError(
             f"candidate {candidate}: the one that waits is {decision.candidate_digest[:12]}; a later run made it, look at it"
         )
-    receipt = stages.push(place, reason)
+    receipt = stages.push(place, reason, override)
     if receipt.version:
         stages.record(place)
     return final_state(decision, receipt)

@@ -19,7 +19,7 @@ def explain(decision: GateDecision) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     lines.insert(1, "  ".join("-" * width for width in widths))
     reasons = [f"{rule.rule}: {rule.reason}" for rule in decision.rules]
-    return "\n".join([HEADLINES[decision.verdict], *_models(decision), "", *lines, "", *reasons])
+    return "\n".join([*_headlines(decision), *_models(decision), "", *lines, "", *reasons])
 
 
 def markdown(decision: GateDecision) -> str:
@@ -28,7 +28,13 @@ def markdown(decision: GateDecision) -> str:
     lines = ["| " + " | ".join(_escape(cell) for cell in row) + " |" for row in [(*_HEADERS, "reason"), *rows]]
     lines.insert(1, "|" + " --- |" * (len(_HEADERS) + 1))
     models = [f"- {_escape(line)}" for line in _models(decision)]
-    return "\n".join([f"**{HEADLINES[decision.verdict]}**", "", *models, "", *lines])
+    heads = [f"**{_escape(head)}**" for head in _headlines(decision)]
+    return "\n".join(["\n\n".join(heads), "", *models, "", *lines])
+
+
+def _headlines(decision: GateDecision) -> list[str]:
+    override = [] if decision.override is None else [f"OVERRIDDEN, published all the same: {decision.override}"]
+    return [*override, HEADLINES[decision.verdict]]
 
 
 def _models(decision: GateDecision) -> list[str]:

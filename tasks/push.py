@@ -53,25 +53,34 @@ _SMALL_FILES = (
 )
 
 
-def push(registry: Registry, workspace: Workspace, params: Params, approval: str | None = None) -> PushReceipt:
+def push(
+    registry: Registry, workspace: Workspace, params: Params, approval: str | None = None, override: bool = False
+) -> PushReceipt:
     """Publish data/model as a new version and make it the champion; or find that it is the champion already.
 
-    Safe to repeat after a kill at any point. `approval` says who approves and why; the registry keeps it.
+    Safe to repeat after a kill at any point.
+
+    Args:
+        approval: who approves and why; the registry keeps it.
+        override: publish what the gate did not pass; the approval stands as its reason in decision, card and receipt.
 
     Raises:
-        NotApprovedError: the gate did not pass, passed another model, this one was rolled back, or it waits for approval.
+        NotApprovedError: the gate did not pass, passed another model, this one was rolled back, it waits for approval, or it
+            could not even be compared, so that there is nothing to override.
         StaleChampionError: the champion is neither the one that the candidate was judged against nor the candidate.
         RegistryError: a file may not be published, the disk is full, or the registry is damaged.
         StageInputError: a record that the model card needs is missing or belongs to another model.
     """
     decision = GateDecision.read(workspace.record("gate"))
+    if override and decision.verdict != "PASS":
+        decision = _overridden(decision, approval)
     _check_approved(decision, workspace)
     champion = registry.champion()
     _check_champion(decision, champion, registry)
     digest, reason = decision.candidate_digest, approval or decision.summary()
     if champion is not None and champion.digest == digest:
         pointer = registry.promote(champion.version, decision.champion_version, reason)
-        return _receipt(workspace, registry, digest, pointer.version, pointer.previous)
+        return _receipt(workspace, registry, decision, pointer.version, pointer.previous)
     if params.push.require_approval and not approval:
         raise NotApprovedError(
             f"push.require_approval: the candidate {digest[:12]} passed the gate and waits for "
@@ -81,15 +90,15 @@ def push(registry: Registry, workspace: Workspace, params: Params, approval: str
     _check_secrets(documents, workspace.candidate)
     if params.push.pull_request:
         address = registry.propose(workspace.candidate, digest, documents, decision.champion_version, reason)
-        return _receipt(workspace, registry, digest, None, decision.champion_version, pull_request=address)
+        return _receipt(workspace, registry, decision, None, decision.champion_version, pull_request=address)
     pointer = registry.publish(workspace.candidate, digest, documents, decision.champion_version, reason)
-    return _receipt(workspace, registry, digest, pointer.version, pointer.previous, published=True)
+    return _receipt(workspace, registry, decision, pointer.version, pointer.previous, published=True)
 
 
 def _receipt(
     workspace: Workspace,
     registry: Registry,
-    digest: str,
+    decision: GateDecision,
     version: str | None,
     previous: str | None,
     published: bool = False,
@@ -101,10 +110,11 @@ def _receipt(
     return PushReceipt(
         registry=registry.name,
         version=version,
-        digest=digest,
+        digest=decision.candidate_digest,
         previous_version=previous,
         published=published,
         pull_request=pull_request,
+        override=decision.override,
     ).write(path)
 
 
@@ -131,9 +141,20 @@ def _check_secrets(documents: Mapping[str, bytes], model: Path) -> None:
         )
 
 
+def _overridden(decision: GateDecision, reason: str | None) -> GateDecision:
+    if not reason:
+        raise NotApprovedError("an override needs a reason: who publishes what the gate did not pass, and why")
+    if any(rule.rule == "integrity" and rule.verdict == "FAIL" for rule in decision.rules):
+        raise NotApprovedError(
+            "the models were not scored on the same items, so nothing is known that could be overridden; run `refit run`\n"
+            + "\n".join(decision.reasons())
+        )
+    return decision.model_copy(update={"override": reason})
+
+
 def _check_approved(decision: GateDecision, workspace: Workspace) -> None:
     record = workspace.relative(workspace.record("gate"))
-    if decision.verdict != "PASS":
+    if decision.verdict != "PASS" and decision.override is None:
         reasons = "\n".join(decision.reasons())
         raise NotApprovedError(
             f"{record}: the verdict is {decision.verdict}, wanted PASS; nothing was published\n{reasons}".rstrip()
@@ -190,12 +211,12 @@ def _facts(decision: GateDecision, workspace: Workspace, params: Params) -> Card
         evaluated=evaluated,
         decision=decision,
         decision_markdown=markdown(decision),
-        system_prompt=_system_prompt(workspace.prepared / "train.parquet"),
+        system_prompt=system_prompt(workspace.prepared / "train.parquet"),
         max_new_tokens=params.evaluate.max_new_tokens,
     )
 
 
-def _system_prompt(split: Path) -> str | None:
+def system_prompt(split: Path) -> str | None:
     """The most frequent system message among the first rows of a split; None if most have none."""
     if not split.is_file():
         return None
@@ -212,9 +233,11 @@ def main() -> int:
     """Entry point of `python -m tasks.push`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--approve", metavar="REASON", help="who approves it and why; the registry keeps it")
+    parser.add_argument("--override", action="store_true", help="publish what the gate did not pass, for the reason of --approve")
 
     def run(workspace: Workspace, params: Params) -> PushReceipt:
-        return push(open_registry(params.push, workspace), workspace, params, parser.parse_args().approve)
+        given = parser.parse_args()
+        return push(open_registry(params.push, workspace), workspace, params, given.approve, given.override)
 
     return stage_main(__doc__, run, parser)
 

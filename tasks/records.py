@@ -254,7 +254,10 @@ class RuleResult(Record):
 
 
 class GateDecision(Record):
-    """Of `gate`: PASS only if every rule passes; FAIL if one fails; else INCONCLUSIVE."""
+    """Of `gate`: PASS only if every rule passes; FAIL if one fails; else INCONCLUSIVE.
+
+    `override` is who published it all the same, and why: the gate itself never sets it, only what is published with it has it.
+    """
 
     verdict: Verdict
     rules: list[RuleResult]
@@ -263,6 +266,7 @@ class GateDecision(Record):
     champion_version: str | None
     champion_digest: str | None
     items_sha256: str
+    override: str | None = None
 
     def reasons(self) -> list[str]:
         """The reasons of every rule that did not pass."""
@@ -286,7 +290,7 @@ class ReportPage(Record):
 
 class PushReceipt(Record):
     """Of `push`. `published` is False where this very model was the champion already, or only proposed by `pull_request`;
-    `version` is None for as long as it waits there.
+    `version` is None for as long as it waits there. `override` is why it was published though the gate did not pass it.
     """
 
     registry: str
@@ -295,11 +299,13 @@ class PushReceipt(Record):
     previous_version: str | None
     published: bool
     pull_request: str | None
+    override: str | None
 
     def summary(self) -> str:
         if self.pull_request is not None:
             return f"{self.digest[:12]} waits to be merged in {self.pull_request}"
-        return f"{'published' if self.published else 'already published'} {self.version} ({self.digest[:12]}) to {self.registry}"
+        done = f"{'published' if self.published else 'already published'} {self.version} ({self.digest[:12]}) to {self.registry}"
+        return f"{done}, over the gate's decision: {self.override}" if self.override else done
 
 
 class VersionRecord(Record):

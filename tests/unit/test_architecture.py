@@ -37,6 +37,7 @@ COMMON = {
 PURE = {
     "accepted",
     "contamination",
+    "compare",
     "conversations",
     "data_check",
     "data_profile",

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows import cli, status
+from flows import cli, commands, status
 from tasks.errors import DataError, PipelineError, StageKilled
 from tasks.files import parse_yaml
 from tasks.paths import Workspace
@@ -216,18 +216,18 @@ def test_a_setting_is_written_before_the_run_and_told(
     assert parse_yaml(workspace.params.read_text())["train"]["seed"] == 8
 
 
-def commands(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+def all_commands(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     """Every command with its line of help, groups included."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             help_of = {choice.dest: choice.help or "" for choice in action._choices_actions}
             for name, child in action.choices.items():
                 yield (*path, name), help_of.get(name, "")
-                yield from commands(child, (*path, name))
+                yield from all_commands(child, (*path, name))
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    found = dict(commands(cli._parser()))
+    found = dict(all_commands(cli._parser()))
     assert {tuple(command) for command in COMMANDS} <= set(found)
     for path, line in found.items():
         assert line, f"{path}: no help in the list of commands"
@@ -241,7 +241,7 @@ def test_help_of_run_names_the_exit_codes(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit, match=r"^0$"):
         cli.main(["run", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for state, code in cli.EXIT_CODES.items():
+    for state, code in commands.EXIT_CODES.items():
         assert str(code) in text
         assert re.sub("(?<=[a-z])(?=[A-Z])", " ", state).lower() in text
 
@@ -257,3 +257,14 @@ def test_wrong_usage_ends_with_2(arguments: list[str], capsys: pytest.CaptureFix
     with pytest.raises(SystemExit, match=r"^2$"):
         cli.main(arguments)
     assert "usage: refit" in capsys.readouterr().err
+
+
+def test_a_replay_takes_thresholds_only_and_writes_nothing(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in workspace.root.rglob("*") if path.is_file()}
+    assert cli.main(["gate", "replay", "--set", "train.seed=1"]) == 2
+    assert "is not of the section gate, so the stored scores do not tell" in capsys.readouterr().err
+    assert cli.main(["gate", "replay", "--set", "gate.learned.min_gain=-1"]) == 2
+    assert "gate.learned.min_gain: found -1" in capsys.readouterr().err
+    assert cli.main(["gate", "replay", "--set", "gate.learned.min_gain=0.1"]) == 2
+    assert "the stage evaluate-base has not finished" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in workspace.root.rglob("*") if path.is_file()} == before

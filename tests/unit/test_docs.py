@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
+from flows import cli, commands
 from tasks.files import parse_yaml
 from tasks.repro import STAGES
 from tasks.row_rules import GUIDELINE_RULES, RULES
@@ -58,7 +58,7 @@ def test_the_page_on_data_explains_every_code_of_the_quarantine() -> None:
 
 
 def test_readme_exit_codes_are_those_of_the_program() -> None:
-    for state, code in cli.EXIT_CODES.items():
+    for state, code in commands.EXIT_CODES.items():
         words = re.sub("(?<=[a-z])(?=[A-Z])", " ", state).lower()
         assert re.search(rf"\b{code} [^,.]*{words}", README), state
 

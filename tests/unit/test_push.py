@@ -11,7 +11,7 @@ from tasks.files import parse_yaml, tree_digest
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.push import push
-from tasks.records import PushReceipt, Verdict
+from tasks.records import GateDecision, PushReceipt, RuleResult, Verdict
 from tasks.registry import Registry, open_registry
 from tests.unit.publishing import approve, make_workspace, snapshot, write_model
 
@@ -53,7 +53,13 @@ def test_passed_candidate_becomes_the_champion(place: Place) -> None:
     digest = approve(workspace, b"one", None)
     receipt = run(place)
     assert receipt == PushReceipt(
-        registry="local:data/registry", version="v1", digest=digest, previous_version=None, published=True, pull_request=None
+        registry="local:data/registry",
+        version="v1",
+        digest=digest,
+        previous_version=None,
+        published=True,
+        pull_request=None,
+        override=None,
     )
     assert PushReceipt.read(workspace.record("push")) == receipt
     assert registry.verify("v1").model_digest == digest == tree_digest(workspace.candidate)
@@ -202,3 +208,61 @@ def test_what_waits_for_approval_is_published_with_one_only(tmp_path: Path) -> N
     moves = (workspace.root / params.push.path / "history.jsonl").read_text().splitlines()
     assert [json.loads(move)["reason"] for move in moves] == ["seen by me"]
     assert not push(registry, workspace, params).published, "once published, nothing waits"
+
+
+def failed(workspace: Workspace, rule: str) -> str:
+    """The gate refused the candidate by this rule; returns its digest."""
+    digest = approve(workspace, b"one", None, "FAIL")
+    result = RuleResult(rule=rule, verdict="FAIL", value=0.1, lower=0.0, threshold=0.2, n=128, reason="too little")
+    decision = GateDecision.read(workspace.record("gate"))
+    decision.model_copy(update={"rules": [result]}).write(workspace.record("gate"))
+    return digest
+
+
+def test_an_override_is_published_and_never_silent(place: Place) -> None:
+    workspace, params, registry = place
+    digest = failed(workspace, "learned")
+    before = workspace.record("gate").read_bytes()
+    receipt = push(registry, workspace, params, "the launch cannot wait", override=True)
+    assert (receipt.version, receipt.digest, receipt.override) == ("v1", digest, "the launch cannot wait")
+    assert receipt.summary().endswith("over the gate's decision: the launch cannot wait")
+    folder = workspace.root / params.push.path
+    published = json.loads((folder / "versions" / "v1" / "decision.json").read_text())
+    assert (published["verdict"], published["override"]) == ("FAIL", "the launch cannot wait")
+    card = (folder / "versions" / "v1" / "README.md").read_text()
+    assert "**OVERRIDDEN, published all the same: the launch cannot wait**" in card
+    assert "**FAIL: the candidate is not to be published**" in card
+    assert [move.reason for move in registry.history()] == ["the launch cannot wait"]
+    assert workspace.record("gate").read_bytes() == before
+
+
+def test_an_approval_alone_overrides_nothing(place: Place) -> None:
+    workspace, params, registry = place
+    failed(workspace, "learned")
+    with pytest.raises(NotApprovedError, match="the verdict is FAIL"):
+        push(registry, workspace, params, "I approve it")
+    with pytest.raises(NotApprovedError, match="an override needs a reason"):
+        push(registry, workspace, params, override=True)
+    assert registry.versions() == []
+
+
+def test_what_could_not_be_compared_cannot_be_overridden(place: Place) -> None:
+    workspace, params, registry = place
+    failed(workspace, "integrity")
+    with pytest.raises(NotApprovedError, match="nothing is known that could be overridden"):
+        push(registry, workspace, params, "all the same", override=True)
+    assert registry.versions() == []
+
+
+def test_an_override_of_a_pass_is_none(place: Place) -> None:
+    workspace, params, registry = place
+    approve(workspace, b"one", None)
+    assert push(registry, workspace, params, "for sure", override=True).override is None
+
+
+def test_a_model_changed_after_the_gate_cannot_be_overridden(place: Place) -> None:
+    workspace, params, registry = place
+    failed(workspace, "learned")
+    (workspace.candidate / "model.safetensors").write_bytes(b"two")
+    with pytest.raises(NotApprovedError, match="changed after the gate"):
+        push(registry, workspace, params, "all the same", override=True)
