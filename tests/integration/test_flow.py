@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from tasks.files import tree_digest
+from tasks.files import sha256_file, tree_digest
 from tasks.local_registry import LocalRegistry
 from tasks.normalisation import identify
 from tasks.params import load_params
 from tasks.paths import ROLES, Workspace
 from tasks.prepare import prepare, split_of
-from tasks.records import EvalReport, GateDecision, PreparedDataset, PushReceipt, TrainedModel, ValidationReport
+from tasks.records import EvalReport, GateDecision, PreparedDataset, PushReceipt, ReportPage, TrainedModel, ValidationReport
 from tasks.repro import STAGES, changed_stages
 from tasks.validate import validate
 from tests.integration.running import REFIT, Step, execute, refused, stage, take
@@ -70,6 +70,24 @@ def told(first: Step, server: str) -> dict[str, list[dict[str, Any]]]:
         "task_runs": [run for run in ask(server, "task_runs") if run["flow_run_id"] == runs[0]["id"]],
         "artifacts": [artifact for artifact in ask(server, "artifacts") if artifact["flow_run_id"] == runs[0]["id"]],
     }
+
+
+def test_the_page_of_the_run_shows_every_test_conversation(first: Step) -> None:
+    page = ReportPage.read(first.left.record("report"))
+    html = first.left.report.read_text()
+    answers = (first.left.scores("candidate") / "answers.jsonl").read_text().splitlines()
+    assert (page.verdict, page.sha256) == ("PASS", sha256_file(first.left.report))
+    assert html.count("<article") == len(answers) > 5
+    assert all(json.loads(line)["id"] in html for line in answers)
+
+
+def test_all_models_can_be_asked(first: Step) -> None:
+    done = execute(first.left, [*REFIT, "compare", "Where is my parcel?", "--json"])
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found["answers"]) == {"base", "candidate"}
+    assert found["answers"]["base"] != found["answers"]["candidate"]
+    assert [message["role"] for message in found["messages"]] == ["system", "user"]
 
 
 def test_a_fresh_workspace_ends_published(first: Step) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.errors import StageInputError
 from tasks.files import sha256_file
-from tasks.gate import gate
+from tasks.gate import gate, replay
 from tasks.item_scores import COLUMNS, read_scores
 from tasks.params import load_params
 from tasks.paths import Workspace
@@ -159,6 +159,15 @@ def run(workspace: Workspace) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "tasks.gate", "--workspace", str(workspace.root)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_replay_decides_with_other_thresholds_and_writes_nothing(workspace: Workspace, section: Gate) -> None:
+    decision = gate(section, workspace)
+    before = {path: path.read_bytes() for path in workspace.root.rglob("*") if path.is_file()}
+    assert replay(section, workspace) == decision
+    strict = section.model_copy(update={"learned": section.learned.model_copy(update={"min_gain": 0.9})})
+    assert (decision.verdict, replay(strict, workspace).verdict) == ("PASS", "FAIL")
+    assert {path: path.read_bytes() for path in workspace.root.rglob("*") if path.is_file()} == before
 
 
 def test_as_a_program_a_refusal_exits_with_0_and_a_stale_input_with_2(workspace: Workspace) -> None:
