@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--into", type=Path, metavar="FOLDER", help="new folder (default: beside the workspace, NAME-vN)")
     reproduce.set_defaults(command=commands.reproduce)
 
+    doctor = subcommands.add_parser("doctor", parents=[common], help="what would stop a run, all of it at once; changes nothing")
+    doctor.set_defaults(command=commands.doctor)
+
     status = subcommands.add_parser("status", parents=[common], help="what is up to date, the last decision, the champion")
     status.set_defaults(command=commands.status)
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from tasks.decision_text import explain as explained
-from tasks.errors import DataError, ParamsError
+from tasks.errors import DataError, InputError, ParamsError
 from tasks.overrides import overridden, override
 from tasks.params import Params, load_params
 from tasks.paths import Workspace
@@ -90,6 +90,21 @@ def status(arguments: argparse.Namespace) -> int:
     value = {"stale": status.stale, "decision": verdict, "champion": status.champion, "candidate_is_champion": status.published}
     _show(arguments, value, "\n".join(lines))
     return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Checks are printed as they are done."""
+    from tasks.preflight import examine
+
+    workspace = Workspace.find(arguments.workspace)
+    found = []
+    for check in examine(workspace, load_params(workspace.params)):
+        found.append(check)
+        if not arguments.json:
+            print(check.line(), flush=True)
+    if arguments.json:
+        _show(arguments, {"checks": [asdict(check) for check in found]}, "")
+    return InputError.exit_code if any(check.fault for check in found) else 0
 
 
 def _registry(arguments: argparse.Namespace) -> tuple[Registry, Workspace, Params]:

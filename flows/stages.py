@@ -10,6 +10,7 @@ from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
+import tasks.preflight
 from flows.reporting import TrainingProgress, report
 from flows.status import READ_REGISTRY, stale_stages
 from flows.token import hub_token
@@ -70,10 +71,10 @@ page = _stage_task("report")
 
 @task(name="preflight", task_run_name="preflight", **_OPTIONS)
 def preflight(workspace: Workspace) -> None:
-    """Before any costly work: whether the registry could take a version."""
-    section = load_params(workspace.params).push
-    with hub_token(section.registry == "hub"):
-        open_registry(section, workspace).check_access()
+    """Before any costly work: whatever would stop the run later on."""
+    params = load_params(workspace.params)
+    with hub_token(params.push.registry == "hub"):
+        tasks.preflight.preflight(workspace, params)
 
 
 @task(name="push", task_run_name="push", **_OPTIONS)

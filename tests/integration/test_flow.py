@@ -22,6 +22,7 @@ from tasks.prepare import prepare, split_of
 from tasks.records import EvalReport, GateDecision, PreparedDataset, PushReceipt, ReportPage, TrainedModel, ValidationReport
 from tasks.repro import STAGES, changed_stages
 from tasks.validate import validate
+from tests.conftest import edit_params
 from tests.integration.running import REFIT, Step, execute, refused, stage, take
 
 EVALUATIONS = [f"evaluate@{role}" for role in ROLES]
@@ -88,6 +89,22 @@ def test_all_models_can_be_asked(first: Step) -> None:
     assert set(found["answers"]) == {"base", "candidate"}
     assert found["answers"]["base"] != found["answers"]["candidate"]
     assert [message["role"] for message in found["messages"]] == ["system", "user"]
+
+
+def test_the_doctor_finds_nothing_or_what_no_model_could_pass(first: Step, tmp_path: Path) -> None:
+    done = execute(first.left, [*REFIT, "doctor", "--json"])
+    assert done.returncode == 0, done.stdout
+    checks = json.loads(done.stdout)["checks"]
+    assert [check["name"] for check in checks] == ["data", "base", "registry", "record", "disk", "memory", "gate"]
+    assert not any(check["fault"] for check in checks)
+    strict = Workspace(Path(shutil.copytree(first.left.root, tmp_path / "strict", symlinks=True)))
+    edit_params(strict, {"gate.kept.margin": 0.001, "record.dvc_remote": "nowhere"})
+    done = execute(strict, [*REFIT, "doctor"])
+    assert done.returncode == 2
+    faults = [line for line in done.stdout.splitlines() if line.startswith("FAULT")]
+    assert [line.split()[1] for line in faults] == ["record", "gate"]
+    assert "record.dvc_remote nowhere: DVC has no such remote" in faults[0]
+    assert "a model without any loss would pass about 5 % of the time" in faults[1]
 
 
 def test_a_fresh_workspace_ends_published(first: Step) -> None:
@@ -291,16 +308,16 @@ def test_the_flow_itself_takes_every_stage_as_unchanged(unchanged_flow: Step) ->
     assert registry_of(unchanged_flow.left).versions() == ["v1"]
 
 
-def test_another_threshold_runs_the_gate_only(other_margin: Step) -> None:
+def test_another_threshold_runs_the_gate_and_its_page_only(other_margin: Step) -> None:
     assert other_margin.done.returncode == 0, other_margin.output
-    assert other_margin.ran == ["gate"]
+    assert other_margin.ran == ["gate", "report"]
     assert "params.yaml: gate.kept.margin: 1.0 -> 0.9" in other_margin.done.stderr
     assert "Unchanged" in other_margin.done.stdout
     assert registry_of(other_margin.left).versions() == ["v1"]
 
 
 def test_another_learning_rate_runs_the_training_and_what_follows(first: Step, rejected: Step) -> None:
-    assert rejected.ran == ["train", "champion", "evaluate@champion", "evaluate@candidate", "gate"]
+    assert rejected.ran == ["train", "champion", "evaluate@champion", "evaluate@candidate", "gate", "report"]
     old, new = (TrainedModel.read(step.left.record("train")) for step in (first, rejected))
     assert old.digest != new.digest
     assert old.train_sha256 == new.train_sha256
@@ -340,14 +357,14 @@ def test_a_run_after_a_refusal_without_a_change_is_unchanged(rejected_again: Ste
 def test_too_few_items_are_inconclusive(inconclusive: Step) -> None:
     assert inconclusive.done.returncode == 4, inconclusive.output
     assert inconclusive.done.stdout.startswith("Inconclusive: integrity: too few items to judge: ")
-    assert inconclusive.ran == ["gate"]
+    assert inconclusive.ran == ["gate", "report"]
     assert registry_of(inconclusive.left).versions() == ["v1"]
 
 
 def test_the_next_approved_candidate_replaces_the_champion(second_version: Step) -> None:
     assert second_version.done.returncode == 0, second_version.output
     assert second_version.done.stdout.startswith("Published: published v2 ")
-    assert second_version.ran == ["validate", "drift", "prepare", "gate"]
+    assert second_version.ran == ["validate", "drift", "prepare", "gate", "report"]
     registry = registry_of(second_version.left)
     assert (registry.versions(), champion_of(second_version.left)) == (["v1", "v2"], "v2")
     assert [(move.version, move.previous) for move in registry.history()] == [("v1", None), ("v2", "v1")]
@@ -355,7 +372,7 @@ def test_the_next_approved_candidate_replaces_the_champion(second_version: Step)
 
 
 def test_a_row_that_prepare_drops_trains_and_scores_nothing(inconclusive: Step, second_version: Step) -> None:
-    assert second_version.ran == ["validate", "drift", "prepare", "gate"], "the gate ran for its own parameter"
+    assert second_version.ran == ["validate", "drift", "prepare", "gate", "report"], "the gate ran for its own parameter"
     old, new = (PreparedDataset.read(step.left.record("prepare")) for step in (inconclusive, second_version))
     assert (new.n_accepted, new.dropped["duplicate"]) == (old.n_accepted + 1, old.dropped["duplicate"] + 1)
     assert new.splits == old.splits

@@ -62,6 +62,7 @@ PURE = {
     "normalisation",
     "parallel",
     "pictures",
+    "preflight",
     "progress",
     "quarantine",
     "readers",

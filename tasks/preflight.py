@@ -1,0 +1,191 @@
+"""What would stop a run later on, asked before any costly work: data, base model, registry, places to write down, room, gate."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.errors import InputError, PipelineError, TransientError
+from tasks.guidelines import load_policy
+from tasks.params import Params
+from tasks.paths import Workspace
+from tasks.readers import find_raw_files
+from tasks.records import BaseModelRecord, PreparedDataset
+from tasks.registry import open_registry
+from tasks.sections import FolderBase
+from tasks.statistics import power_at_no_difference
+
+_GIGABYTE = 1 << 30
+_COPIES = 8
+"""Of the base model on the disk: base, candidate, champion and published version, most of them once more in DVC's cache."""
+_FIRST_RUN = 2 * _GIGABYTE
+_DISCORDANT = 0.1
+"""Share of items that two like models answer differently; 7 % were seen between the default base model and its candidate."""
+_LEAST_POWER = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was looked at, and what was found; `fault` if that would stop a run."""
+
+    name: str
+    found: str
+    fault: bool
+
+    def line(self) -> str:
+        mark = "FAULT" if self.fault else "ok"
+        return f"{mark:<6} {self.name:<10} {self.found.replace(chr(10), chr(10) + ' ' * 18)}"
+
+
+def preflight(workspace: Workspace, params: Params) -> None:
+    """Ask for everything that takes no more than seconds.
+
+    Raises:
+        PipelineError: the only fault, of its own type; or the first of some that another try may cure.
+        InputError: several faults, each from a line of its own.
+    """
+    faults = [error for _, error in _ask(workspace, params, _QUICK) if isinstance(error, PipelineError)]
+    if len(faults) == 1 or (faults and all(isinstance(error, TransientError) for error in faults)):
+        raise faults[0]
+    if faults:
+        raise InputError("\n".join(["this run could not end well; nothing was run", *map(str, faults)]))
+
+
+def examine(workspace: Workspace, params: Params) -> Iterator[Check]:
+    """Every check, the slow ones too, as each is done."""
+    for name, found in _ask(workspace, params, _QUICK | _THOROUGH):
+        yield Check(name, str(found), isinstance(found, PipelineError))
+
+
+_Ask = Callable[[Workspace, Params], str]
+
+
+def _ask(workspace: Workspace, params: Params, checks: dict[str, _Ask]) -> Iterator[tuple[str, str | PipelineError]]:
+    for name, check in checks.items():
+        try:
+            yield name, check(workspace, params)
+        except PipelineError as error:
+            yield name, error
+
+
+def _data(workspace: Workspace, params: Params) -> str:
+    raw = workspace.root / params.validation.raw
+    files = find_raw_files(raw)
+    if params.guidelines:
+        load_policy(workspace.root / params.guidelines.policy)
+    return f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB in {params.validation.raw}"
+
+
+def _base(workspace: Workspace, params: Params) -> str:
+    if isinstance(params.base, FolderBase) and not (workspace.root / params.base.path / "config.json").is_file():
+        raise InputError(f"base.path {params.base.path}: no config.json there; correct params.yaml")
+    if workspace.record("base").is_file():
+        return f"{BaseModelRecord.read(workspace.record('base')).source} was fetched"
+    return f"the first run fetches it ({params.base.source})"
+
+
+def _registry(workspace: Workspace, params: Params) -> str:
+    registry = open_registry(params.push, workspace)
+    registry.check_access()
+    champion = registry.champion()
+    return f"{registry.name} can be written; the champion is {champion.version if champion else 'none yet'}"
+
+
+def _record(workspace: Workspace, params: Params) -> str:
+    section = params.record
+    if section.git_branch and not _succeeds(workspace, "rev-parse", "--verify", "--quiet", "HEAD"):
+        raise InputError(f"record.git_branch: {workspace.root} is not in git, or has no commit; make one, or set it to null")
+    if section.git_remote and not _succeeds(workspace, "remote", "get-url", section.git_remote):
+        raise InputError(f"record.git_remote {section.git_remote}: git has no such remote; `git remote add`, or set it to null")
+    if section.dvc_remote and section.dvc_remote not in _dvc_remotes(workspace):
+        raise InputError(f"record.dvc_remote {section.dvc_remote}: DVC has no such remote; `dvc remote add`, or set it to null")
+    places = [place for _, place in section if place]
+    return f"versions are written down at {', '.join(places)}" if places else "versions are written down in the registry only"
+
+
+def _succeeds(workspace: Workspace, *words: str) -> bool:
+    return subprocess.run(["git", *words], cwd=workspace.root, capture_output=True, check=False).returncode == 0
+
+
+def _dvc_remotes(workspace: Workspace) -> list[str]:
+    from dvc.repo import Repo
+
+    with Repo(str(workspace.root)) as repo:
+        return list(repo.config["remote"])
+
+
+def _disk(workspace: Workspace, params: Params) -> str:
+    free = shutil.disk_usage(workspace.root).free
+    needed = _COPIES * _base_size(workspace) or _FIRST_RUN
+    if free < needed:
+        raise InputError(
+            f"{workspace.root}: {free / _GIGABYTE:.1f} GB free, a run may need {needed / _GIGABYTE:.1f} GB; make room there "
+            "(`dvc gc --workspace` drops what this workspace does not use from DVC's cache)"
+        )
+    return f"{free / _GIGABYTE:.1f} GB free, a run may need {needed / _GIGABYTE:.1f} GB"
+
+
+def _base_size(workspace: Workspace) -> int:
+    return sum(path.stat().st_size for path in workspace.base.rglob("*") if path.is_file())
+
+
+def _memory(workspace: Workspace, params: Params) -> str:
+    """Weights, gradients and two moments of Adam in 4 bytes each where all is trained; of LoRA little more than the weights."""
+    record = workspace.record("base")
+    available = _available_memory()
+    if available is None or not record.is_file():
+        return "not known before the base model was fetched" if available else "this system does not tell"
+    each = 16 if params.train.method == "full" else 6
+    needed = _GIGABYTE + each * BaseModelRecord.read(record).n_parameters
+    if available < needed:
+        raise InputError(
+            f"{available / _GIGABYTE:.1f} GB of memory are free, training needs about {needed / _GIGABYTE:.1f} GB; "
+            "end other programs, take a smaller base model, or train.method: lora"
+        )
+    return f"{available / _GIGABYTE:.1f} GB free, training needs about {needed / _GIGABYTE:.1f} GB"
+
+
+def _available_memory() -> int | None:
+    """Linux tells it in /proc/meminfo, in kB."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _gate(workspace: Workspace, params: Params) -> str:
+    """How often a model without any loss would pass `kept`, as far as the items are known (reference: tasks/statistics.py)."""
+    from tasks.suites import fresh_datasets_cache, general_texts
+
+    section = params.gate
+    with fresh_datasets_cache():
+        general = sum(1 for _ in general_texts(params.evaluate.general_tasks, workspace.data / "eval"))
+    record = workspace.record("prepare")
+    target = PreparedDataset.read(record).splits["test"].rows if record.is_file() else None
+    for n, least, what in (
+        (general, section.min_general_items, "general"),
+        (target, section.min_target_items, "target"),
+    ):
+        if n is not None and n < least:
+            raise InputError(f"gate.min_{what}_items is {least}, and there are {n}: no model could pass; add items or lower it")
+    power = power_at_no_difference(section.kept.margin, general, _DISCORDANT, section.confidence)
+    found = (
+        f"with {general} general items and a margin of {section.kept.margin * 100:g} points a model without any loss would "
+        f"pass about {power * 100:.0f} % of the time"
+    )
+    if power < _LEAST_POWER:
+        raise InputError(f"gate.kept.margin: {found}; add items or widen the margin")
+    return f"{found}; {target if target is not None else 'not yet known how many'} target items"
+
+
+_QUICK: dict[str, _Ask] = {
+    "data": _data,
+    "base": _base,
+    "registry": _registry,
+    "record": _record,
+    "disk": _disk,
+    "memory": _memory,
+}
+_THOROUGH: dict[str, _Ask] = {"gate": _gate}

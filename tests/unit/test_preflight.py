@@ -1,0 +1,104 @@
+"""What is asked before a run, and that every fault is told at once."""
+
+import shutil
+import subprocess
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import preflight as module
+from tasks.errors import DataError, InputError, NetworkError, PipelineError, RegistryError
+from tasks.params import Params
+from tasks.paths import Workspace
+from tasks.preflight import preflight
+from tasks.sections import FolderBase, Recording
+from tests.unit.publishing import PARAMS, approve, make_workspace
+
+NOWHERE = Recording(git_branch=None, git_remote=None, dvc_remote=None, dataset_repo_id=None)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> tuple[Workspace, Params]:
+    """The shipped raw data, and the records of a run."""
+    workspace, params = make_workspace(tmp_path / "workspace")
+    approve(workspace, b"one", None)
+    shutil.copytree(PARAMS.parent / "data" / "raw", workspace.data / "raw")
+    return workspace, params
+
+
+def changed(params: Params, **sections: Any) -> Params:
+    return params.model_copy(update=sections)
+
+
+def fault_of(place: tuple[Workspace, Params], kind: type[PipelineError], match: str) -> None:
+    with pytest.raises(kind, match=match):
+        preflight(*place)
+
+
+def test_a_workspace_in_order_has_no_fault(place: tuple[Workspace, Params]) -> None:
+    preflight(*place)
+
+
+def test_one_fault_keeps_its_type(place: tuple[Workspace, Params]) -> None:
+    shutil.rmtree(place[0].data / "raw")
+    fault_of(place, DataError, r"raw: not a folder, wanted the one with the conversations")
+
+
+def test_every_fault_is_told_at_once(place: tuple[Workspace, Params], monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, params = place
+    (workspace.data / "raw" / "policy.yaml").write_text("topics: 3\n")
+    (workspace.data / "registry").write_text("a file")
+    base = FolderBase(source="folder", path="elsewhere", sha256="0" * 64)
+    params = changed(params, base=base, record=NOWHERE.model_copy(update={"git_branch": "models"}))
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1 << 20))
+    monkeypatch.setattr(module, "_available_memory", lambda: 1 << 20)
+    with pytest.raises(InputError) as caught:
+        preflight(workspace, params)
+    first, *faults = str(caught.value).splitlines()
+    assert first == "this run could not end well; nothing was run"
+    for text in (
+        "policy.yaml: wanted topics of",
+        "base.path elsewhere: no config.json there",
+        "registry: not a folder that may be written",
+        "record.git_branch: ",
+        "0.0 GB free, a run may need 2.0 GB",
+        "0.0 GB of memory are free, training needs about 1.8 GB",
+    ):
+        assert [fault for fault in faults if text in fault], text
+
+
+def test_a_place_of_the_record_must_exist(place: tuple[Workspace, Params]) -> None:
+    workspace, params = place
+    git = ["git", "-c", "user.name=tests", "-c", "user.email=tests@localhost"]
+    for words in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "first"]):
+        subprocess.run([*git, *words], cwd=workspace.root, check=True, capture_output=True)
+    record = NOWHERE.model_copy(update={"git_branch": "models"})
+    preflight(workspace, changed(params, record=record))
+    record = record.model_copy(update={"git_remote": "origin"})
+    fault_of((workspace, changed(params, record=record)), InputError, "record.git_remote origin: git has no such remote")
+
+
+def test_what_another_try_may_cure_stays_so(place: tuple[Workspace, Params], monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(workspace: Workspace, params: Params) -> str:
+        raise NetworkError("the Hub is away")
+
+    monkeypatch.setitem(module._QUICK, "registry", away)
+    fault_of(place, NetworkError, "the Hub is away")
+    shutil.rmtree(place[0].data / "raw")
+    fault_of(place, InputError, "the Hub is away")
+
+
+def test_a_registry_that_cannot_be_written_is_no_input_error(place: tuple[Workspace, Params]) -> None:
+    (place[0].data / "registry").write_text("a file")
+    fault_of(place, RegistryError, "not a folder that may be written")
+
+
+def test_full_training_needs_more_memory(place: tuple[Workspace, Params], monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, params = place
+    monkeypatch.setattr(module, "_available_memory", lambda: 2 << 30)
+    preflight(workspace, params)
+    full = changed(params, train=params.train.model_copy(update={"method": "full"}))
+    fault_of((workspace, full), InputError, r"2.0 GB of memory are free, training needs about 3.0 GB; .* train.method: lora")
