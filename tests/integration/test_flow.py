@@ -391,4 +391,4 @@ def test_a_row_makes_stale_what_depends_on_its_split(second_version: Step, tmp_p
     new = prepare(params.prepare, workspace.accepted, workspace.prepared, workspace.record("prepare"))
     assert {name for name in new.splits if new.splits[name] != old.splits[name]} == {split}
     assert new.splits[split].rows == old.splits[split].rows + 1
-    assert changed_stages(workspace, list(STAGES)) == ["validate", "drift", "prepare", *stale]
+    assert changed_stages(workspace, list(STAGES)) == ["validate", "drift", "prepare", *stale, "report"]
