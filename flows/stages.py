@@ -80,7 +80,7 @@ def preflight(workspace: Workspace) -> None:
 @task(name="push", task_run_name="push", **_OPTIONS)
 def push(workspace: Workspace, approval: str | None = None, override: bool = False) -> PushReceipt:
     """Publish through `python -m tasks.push`, which checks the decision itself; DVC has no part in it."""
-    approved = [*(["--approve", approval] if approval else []), *(["--override"] if override else [])]
+    approved = [*([f"--approve={approval}"] if approval else []), *(["--override"] if override else [])]
     with hub_token(load_params(workspace.params).push.registry == "hub"):
         run_child(workspace, "push", [sys.executable, "-m", "tasks.push", *approved], get_run_logger().info)
     receipt = PushReceipt.read(workspace.record("push"))

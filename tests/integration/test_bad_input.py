@@ -84,9 +84,9 @@ def test_no_row_can_be_used(workspace: Workspace, server: str) -> None:
 
 def test_the_raw_folder_is_missing(workspace: Workspace, server: str) -> None:
     shutil.rmtree(workspace.data / "raw")
-    message = refused(run(workspace, server), 2, "StageInputError")
-    assert "validate" in message
-    assert "data/raw" in message
+    message = refused(run(workspace, server), 2, "DataError")
+    assert "data/raw: not a folder, wanted the one with the conversations; params.yaml names it as validate.raw" in message
+    assert not list(workspace.data.glob("reports/*"))
     assert len(message.splitlines()) == 1
 
 
