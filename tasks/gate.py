@@ -10,6 +10,7 @@ rules is needed). The sources are in tasks/statistics.py.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasks.decision_log import judged_before, note
 from tasks.errors import StageInputError
 from tasks.files import sha256_file
 from tasks.integrity import GENERAL_METRIC, integrity
@@ -29,7 +30,11 @@ _DIGITS = 12
 
 
 def decide(
-    section: Gate, reports: dict[str, EvalReport], scores: dict[str, Scores], champion_version: str | None = None
+    section: Gate,
+    reports: dict[str, EvalReport],
+    scores: dict[str, Scores],
+    champion_version: str | None = None,
+    judged_before: int = 0,
 ) -> GateDecision:
     """Apply every rule. Pure: the same input gives the same decision, whatever the order of items.
 
@@ -39,6 +44,7 @@ def decide(
     Args:
         reports, scores: by role; the champion's are left out, or empty with no model digest, while nothing is published.
         champion_version: what the registry calls the champion; for the record only.
+        judged_before: other candidates that the same items have judged; only told, it decides nothing.
 
     Raises:
         StageInputError: base or candidate was not scored, so there is nothing to judge.
@@ -53,7 +59,7 @@ def decide(
         rules += [_learned(section, base, candidate), *_kept(section, base, candidate)]
         if "champion" in scored:
             rules.append(_champion(section, scores["champion"], candidate))
-        rules += _smoke(section, candidate)
+        rules += [*_smoke(section, candidate), _wear(section, judged_before)]
     verdicts = {rule.verdict for rule in rules}
     champion = reports["champion"].model_digest if "champion" in scored else None
     return GateDecision(
@@ -217,6 +223,13 @@ def _smoke(section: Gate, candidate: Scores) -> list[RuleResult]:
     return results
 
 
+def _wear(section: Gate, judged_before: int) -> RuleResult:
+    reason = f"these items have judged {judged_before} other candidates, of {section.shelf_life} that they are good for"
+    if judged_before >= section.shelf_life:
+        reason += "; they are worn, and what passes may have been fitted to them: add items, or take others (prepare.split_salt)"
+    return _rule("wear", "PASS", reason, judged_before)
+
+
 def _rule(
     rule: str, verdict: Verdict, reason: str, n: int, value: float | None = None, lower: float | None = None,
     threshold: float | None = None,
@@ -234,7 +247,9 @@ def gate(section: Gate, workspace: Workspace) -> GateDecision:
     Raises:
         StageInputError: as `replay`.
     """
-    return replay(section, workspace).write(workspace.record("gate"))
+    decision = replay(section, workspace).write(workspace.record("gate"))
+    note(workspace, decision)
+    return decision
 
 
 def replay(section: Gate, workspace: Workspace) -> GateDecision:
@@ -269,7 +284,9 @@ def replay(section: Gate, workspace: Workspace) -> GateDecision:
             f"{scored}: is of {_short(reports['champion'].model_digest)}, {current} says {_short(published.digest)}; "
             "run the stage evaluate@champion again"
         )
-    return decide(section, reports, scores, published.version)
+    candidate = reports["candidate"]
+    before = judged_before(workspace, candidate.items_sha256 or "", candidate.model_digest or "")
+    return decide(section, reports, scores, published.version, before)
 
 
 def _short(digest: str | None) -> str:

@@ -80,6 +80,11 @@ class Workspace:
         return self.data / "plots"
 
     @property
+    def decisions(self) -> Path:
+        """Which items have judged which candidate; no stage's output, so that nothing removes it."""
+        return self.data / "decisions.jsonl"
+
+    @property
     def report(self) -> Path:
         """The page for a person."""
         return self.data / "reports" / "report.html"

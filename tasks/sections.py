@@ -228,6 +228,7 @@ class Gate(Section):
     seed: int = Field(ge=0)
     min_target_items: CountFrom1
     min_general_items: CountFrom1
+    shelf_life: CountFrom1 = Field(description="candidates that the same items may judge before the decision says they are worn")
     learned: Learned
     kept: Kept
     champion: Champion

@@ -161,6 +161,20 @@ def run(workspace: Workspace) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
 
 
+def test_the_same_items_wear_by_every_other_candidate(workspace: Workspace, section: Gate) -> None:
+    def worn() -> int:
+        return next(rule.n for rule in gate(section, workspace).rules if rule.rule == "wear")
+
+    assert [worn(), worn()] == [0, 0], "the same candidate asks nothing new"
+    write(workspace, "candidate", rows(0.85), "another!" * 8)
+    assert [worn(), worn()] == [1, 1]
+    write(workspace, "candidate", rows(0.8), "a third!" * 8)
+    assert worn() == 2
+    workspace.decisions.write_text('{"items": "half a li')
+    with pytest.raises(StageInputError, match=r"data/decisions.jsonl: a line of it is not JSON"):
+        worn()
+
+
 def test_a_replay_decides_with_other_thresholds_and_writes_nothing(workspace: Workspace, section: Gate) -> None:
     decision = gate(section, workspace)
     before = {path: path.read_bytes() for path in workspace.root.rglob("*") if path.is_file()}

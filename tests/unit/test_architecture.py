@@ -44,6 +44,7 @@ PURE = {
     "data_watch",
     "data_versions",
     "dataset_card",
+    "decision_log",
     "decision_text",
     "dedupe",
     "expectations",

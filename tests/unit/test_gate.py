@@ -24,6 +24,7 @@ SECTION = Gate.model_validate(
         "seed": 7,
         "min_target_items": 100,
         "min_general_items": 300,
+        "shelf_life": 3,
         "learned": {"metric": "guideline_score", "min_gain": 0.2, "floor": 0.5},
         "kept": {"margin": 0.03, "task_margin": 0.1},
         "champion": {"promote_if": "not_worse", "margin": 0.05},
@@ -87,10 +88,20 @@ def test_a_good_first_run_passes_without_a_champion() -> None:
     assert decision.verdict == "PASS", decision.reasons()
     assert list(rules(decision)) == [
         "integrity", "learned", "kept", "kept/facts", "kept/grammar", "kept/meaning",
-        "smoke/stops", "smoke/structure", "smoke/empty",
+        "smoke/stops", "smoke/structure", "smoke/empty", "wear",
     ]  # fmt: skip
     assert (decision.champion_version, decision.champion_digest) == (None, None)
     assert (decision.candidate_digest, decision.base_digest) == ("candidate-digest", "base-digest")
+
+
+@pytest.mark.parametrize(("before", "worn"), [(0, False), (2, False), (3, True), (40, True)])
+def test_worn_items_are_told_and_decide_nothing(before: int, worn: bool) -> None:
+    scores = {"base": scored(0.2), "champion": {}, "candidate": scored()}
+    decision = decide(SECTION, REPORTS, scores, judged_before=before)
+    rule = rules(decision)["wear"]
+    assert (decision.verdict, rule.verdict, rule.n) == ("PASS", "PASS", before)
+    assert rule.reason.startswith(f"these items have judged {before} other candidates, of 3 ")
+    assert ("they are worn" in rule.reason) is worn
 
 
 def test_a_first_run_still_needs_the_rest() -> None:
