@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     approve.set_defaults(command=commands.approve)
 
+    reject = subcommands.add_parser("reject", parents=[common], help="refuse the candidate that waits for approval, for good")
+    reject.add_argument("candidate", help="first characters (8 or more) of its digest")
+    reject.add_argument("--reason", required=True, help="who refuses it and why")
+    reject.set_defaults(command=commands.reject)
+
     versions = subcommands.add_parser("versions", parents=[common], help="the published versions, oldest first")
     versions.set_defaults(command=commands.versions)
 

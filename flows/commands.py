@@ -30,7 +30,10 @@ def run(arguments: argparse.Namespace) -> int:
     known = params.push.registry == "local" or bool(os.environ.get("HF_TOKEN"))
     if known and (status := read_status(workspace, params)).settled:
         assert status.decision is not None
-        last = f"the champion is {status.champion}" if status.published else f"the last decision was {status.decision.verdict}"
+        if status.published:
+            last = f"the champion is {status.champion}"
+        else:
+            last = f"the last decision was {status.decision.verdict}{', the candidate was refused' if status.withdrawn else ''}"
         return _finish(arguments, "Unchanged", f"nothing changed since the last run; {last}")
 
     return _finish(arguments, *_run_flow("retrain", workspace=str(workspace.root)))
@@ -70,6 +73,17 @@ def approve(arguments: argparse.Namespace) -> int:
         workspace=str(workspace.root),
     )
     return _finish(arguments, *state)
+
+
+def reject(arguments: argparse.Namespace) -> int:
+    from tasks.refusals import refuse, waiting
+
+    workspace = Workspace.find(arguments.workspace)
+    decision = waiting(workspace, arguments.candidate)
+    refuse(workspace, decision, arguments.reason)
+    digest = decision.candidate_digest
+    _show(arguments, {"candidate": digest, "reason": arguments.reason}, f"refused {digest[:12]}: nothing publishes it any more")
+    return 0
 
 
 def _finish(arguments: argparse.Namespace, name: str, message: str) -> int:

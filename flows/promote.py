@@ -7,9 +7,8 @@ from prefect import State, flow
 
 from flows import stages
 from flows.reporting import final_state
-from tasks.errors import NotApprovedError
 from tasks.paths import Workspace
-from tasks.records import GateDecision
+from tasks.refusals import waiting
 
 
 @flow(name="promote", description=__doc__)
@@ -23,11 +22,7 @@ def promote(candidate: str, reason: str, override: bool = False, workspace: str 
         workspace: Folder with params.yaml, dvc.yaml and data/.
     """
     place = Workspace.find(Path(workspace))
-    decision = GateDecision.read(place.record("gate"))
-    if len(candidate) < 8 or not decision.candidate_digest.startswith(candidate):
-        raise NotApprovedError(
-            f"candidate {candidate}: the one that waits is {decision.candidate_digest[:12]}; a later run made it, look at it"
-        )
+    decision = waiting(place, candidate)
     receipt = stages.push(place, reason, override)
     if receipt.version:
         stages.record(place)

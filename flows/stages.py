@@ -18,6 +18,7 @@ from tasks.errors import TransientError
 from tasks.params import load_params
 from tasks.paths import ROLES, Workspace
 from tasks.records import GateDecision, PushReceipt, Record, VersionRecord
+from tasks.refusals import why_refused
 from tasks.registry import open_registry
 from tasks.repro import STAGES, reproduce, run_child
 
@@ -106,4 +107,5 @@ def held(workspace: Workspace, decision: GateDecision, dry_run: bool) -> str | N
         champion = open_registry(section, workspace).champion()
     if champion is not None and champion.digest == decision.candidate_digest:
         return None
-    return "NotPublished" if dry_run else "AwaitingApproval" if section.require_approval else None
+    refused = why_refused(workspace, decision.candidate_digest) is not None
+    return "NotPublished" if dry_run or refused else "AwaitingApproval" if section.require_approval else None

@@ -7,7 +7,8 @@ from tasks.drift import current_reference
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.records import ChampionRecord, DriftReport, GateDecision, VersionRecord
-from tasks.registry import open_registry
+from tasks.refusals import why_refused
+from tasks.registry import Registry, open_registry
 from tasks.repro import STAGES, changed_stages
 from tasks.sections import Recording
 
@@ -16,7 +17,7 @@ from tasks.sections import Recording
 class Status:
     """`stale`: stages that a run would run; `decision`: the last one, None before the first; `champion`: the published version.
 
-    `published` tells that the champion is this candidate, `withdrawn` that this candidate was published and taken back,
+    `published` tells that the champion is this candidate, `withdrawn` that this candidate was refused or taken back,
     `recorded` that the champion is written down wherever params.yaml wants it.
     """
 
@@ -47,9 +48,13 @@ def read_status(workspace: Workspace, params: Params) -> Status:
         decision=decision,
         champion=pointer.version if pointer else None,
         published=pointer is not None and decision is not None and pointer.digest == decision.candidate_digest,
-        withdrawn=decision is not None and registry.withdrawn(decision.candidate_digest) is not None,
+        withdrawn=decision is not None and _withdrawn(registry, decision.candidate_digest, workspace),
         recorded=pointer is None or _recorded(params.record, pointer.version, workspace),
     )
+
+
+def _withdrawn(registry: Registry, digest: str, workspace: Workspace) -> bool:
+    return why_refused(workspace, digest) is not None or registry.withdrawn(digest) is not None
 
 
 def _recorded(section: Recording, version: str, workspace: Workspace) -> bool:

@@ -85,6 +85,11 @@ class Workspace:
         return self.data / "decisions.jsonl"
 
     @property
+    def refusals(self) -> Path:
+        """Candidates that a person refused."""
+        return self.data / "refusals.jsonl"
+
+    @property
     def report(self) -> Path:
         """The page for a person."""
         return self.data / "reports" / "report.html"

@@ -28,6 +28,7 @@ from tasks.records import (
     TrainedModel,
     ValidationReport,
 )
+from tasks.refusals import why_refused
 from tasks.registry import (
     CARD,
     DECISION,
@@ -65,8 +66,8 @@ def push(
         override: publish what the gate did not pass; the approval stands as its reason in decision, card and receipt.
 
     Raises:
-        NotApprovedError: the gate did not pass, passed another model, this one was rolled back, it waits for approval, or it
-            could not even be compared, so that there is nothing to override.
+        NotApprovedError: the gate did not pass, passed another model, this one was rolled back or refused, it waits for
+            approval, or it could not even be compared, so that there is nothing to override.
         StaleChampionError: the champion is neither the one that the candidate was judged against nor the candidate.
         RegistryError: a file may not be published, the disk is full, or the registry is damaged.
         StageInputError: a record that the model card needs is missing or belongs to another model.
@@ -81,6 +82,8 @@ def push(
     if champion is not None and champion.digest == digest:
         pointer = registry.promote(champion.version, decision.champion_version, reason)
         return _receipt(workspace, registry, decision, pointer.version, pointer.previous)
+    if why := why_refused(workspace, digest):
+        raise NotApprovedError(f"the candidate {digest[:12]} was refused ({why}); train another")
     if params.push.require_approval and not approval:
         raise NotApprovedError(
             f"push.require_approval: the candidate {digest[:12]} passed the gate and waits for "

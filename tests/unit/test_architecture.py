@@ -67,6 +67,7 @@ PURE = {
     "progress",
     "quarantine",
     "readers",
+    "refusals",
     "registry",
     "repro",
     "reproduce",

@@ -9,7 +9,7 @@ import pytest
 
 from flows import cli
 from flows.status import _recorded
-from tasks.errors import RegistryError
+from tasks.errors import NotApprovedError, RegistryError
 from tasks.files import parse_yaml
 from tasks.local_registry import LocalRegistry
 from tasks.params import Params, load_params
@@ -143,6 +143,24 @@ def test_the_token_itself_is_never_published(tmp_path: Path, monkeypatch: pytest
     approve(workspace, b"one", None)
     with pytest.raises(RegistryError, match=r"^params.yaml: what looks like a key"):
         push(open_registry(params.push, workspace), workspace, params)
+
+
+def test_a_candidate_that_was_refused_is_published_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace, params = make_workspace(tmp_path / "workspace")
+    digest = approve(workspace, b"one", None)
+    monkeypatch.chdir(workspace.root)
+    assert cli.main(["reject", "00000000", "--reason", "no"]) == 1
+    assert f"candidate 00000000: the one that waits is {digest[:12]}" in capsys.readouterr().err
+    assert cli.main(["reject", digest[:8], "--reason", "it is rude"]) == 0
+    registry = open_registry(params.push, workspace)
+    for approval in (None, "I like it"):
+        with pytest.raises(NotApprovedError, match=r"was refused \(it is rude\); train another"):
+            push(registry, workspace, params, approval)
+    assert registry.versions() == []
+    approve(workspace, b"two", None)
+    assert push(registry, workspace, params).published
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""Candidates that passed the gate and that a person refused: nothing publishes them any more."""
+
+import json
+from datetime import UTC, datetime
+
+from tasks.errors import NotApprovedError, StageInputError
+from tasks.files import write_jsonl
+from tasks.paths import Workspace
+from tasks.records import GateDecision
+
+
+def waiting(workspace: Workspace, candidate: str) -> GateDecision:
+    """The decision on the candidate that waits, if its digest begins like this.
+
+    Raises:
+        NotApprovedError: another one waits, or too few characters were given.
+        StageInputError: the gate has judged none yet.
+    """
+    decision = GateDecision.read(workspace.record("gate"))
+    if len(candidate) < 8 or not decision.candidate_digest.startswith(candidate):
+        raise NotApprovedError(
+            f"candidate {candidate}: the one that waits is {decision.candidate_digest[:12]}; a later run made it, look at it"
+        )
+    return decision
+
+
+def refuse(workspace: Workspace, decision: GateDecision, reason: str) -> None:
+    """Write down that a person refused this candidate, and why."""
+    entry = {
+        "candidate": decision.candidate_digest,
+        "reason": reason,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_jsonl(workspace.refusals, [*_entries(workspace), entry])
+
+
+def why_refused(workspace: Workspace, digest: str) -> str | None:
+    """Why a person refused this model; None if nobody did."""
+    return next((entry["reason"] for entry in _entries(workspace) if entry["candidate"] == digest), None)
+
+
+def _entries(workspace: Workspace) -> list[dict[str, str]]:
+    if not workspace.refusals.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in workspace.refusals.read_text(encoding="utf-8").splitlines()]
+    except ValueError:
+        raise StageInputError(f"{workspace.relative(workspace.refusals)}: a line of it is not JSON; mend it") from None
