@@ -45,7 +45,7 @@ def _run_stage(workspace: Workspace, stage: str, forced: bool) -> Record:
             logger.info("%s: unchanged", stage)
         else:
             progress = TrainingProgress(logger.info) if stage == "train" else logger.info
-            reproduce(workspace, stage, progress, forced)
+            reproduce(workspace, stage, progress, params.timeouts.of(stage), forced)
     record = STAGES[stage].read(workspace.record(stage))
     report(stage, record, workspace)
     return record
@@ -82,8 +82,10 @@ def preflight(workspace: Workspace) -> None:
 def push(workspace: Workspace, approval: str | None = None, override: bool = False) -> PushReceipt:
     """Publish through `python -m tasks.push`, which checks the decision itself; DVC has no part in it."""
     approved = [*([f"--approve={approval}"] if approval else []), *(["--override"] if override else [])]
-    with hub_token(load_params(workspace.params).push.registry == "hub"):
-        run_child(workspace, "push", [sys.executable, "-m", "tasks.push", *approved], get_run_logger().info)
+    params = load_params(workspace.params)
+    command = [sys.executable, "-m", "tasks.push", *approved]
+    with hub_token(params.push.registry == "hub"):
+        run_child(workspace, "push", command, get_run_logger().info, params.timeouts.of("push"))
     receipt = PushReceipt.read(workspace.record("push"))
     report("push", receipt, workspace)
     return receipt
@@ -92,11 +94,12 @@ def push(workspace: Workspace, approval: str | None = None, override: bool = Fal
 @task(name="record", task_run_name="record", **_OPTIONS)
 def record(workspace: Workspace) -> None:
     """Write the published version down in git and DVC's remote, where params.yaml names them."""
-    section = load_params(workspace.params).record
-    if not section.wanted:
+    params = load_params(workspace.params)
+    if not params.record.wanted:
         return
-    with hub_token(section.dataset_repo_id is not None):
-        run_child(workspace, "record", [sys.executable, "-m", "tasks.record"], get_run_logger().info)
+    with hub_token(params.record.dataset_repo_id is not None):
+        command = [sys.executable, "-m", "tasks.record"]
+        run_child(workspace, "record", command, get_run_logger().info, params.timeouts.of("record"))
     report("record", VersionRecord.read(workspace.record("record")), workspace)
 
 

@@ -10,6 +10,7 @@
     ├── EvalError                  a model could not be scored
     ├── NotApprovedError           push without a passed gate for exactly this model
     ├── StaleChampionError         somebody published meanwhile: judge again against the new champion
+    ├── StageTimeoutError          a stage took longer than `timeouts` of params.yaml gives it
     ├── RegistryError              a published version is damaged or absent, the disk is full, or a file may not be published
     └── TransientError             the only ones that a retry may cure
         ├── NetworkError           a download, 5xx, 429
@@ -62,6 +63,10 @@ class NotApprovedError(PipelineError):
 
 class StaleChampionError(PipelineError):
     """The champion is no longer the one that the candidate was judged against."""
+
+
+class StageTimeoutError(PipelineError):
+    """A stage was ended since it took too long; whether that is a hang or slow work, a person must tell."""
 
 
 class RegistryError(PipelineError):

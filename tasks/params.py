@@ -22,6 +22,7 @@ from tasks.sections import (
     Push,
     Recording,
     Section,
+    Timeouts,
     Train,
     Validate,
     WheelBase,
@@ -41,6 +42,7 @@ class Params(Section):
     gate: Gate
     push: Push
     record: Recording
+    timeouts: Timeouts
 
     @model_validator(mode="after")
     def _rules_are_part_of_the_data(self) -> Self:

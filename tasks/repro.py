@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from tasks.errors import InputError, PipelineError, StageInputError, StageKilled, TransientError
+from tasks.errors import InputError, PipelineError, StageInputError, StageKilled, StageTimeoutError, TransientError
 from tasks.paths import ROLES, Workspace
 from tasks.process import ERROR_PREFIX, on_parent_death, parse_error
 from tasks.records import (
@@ -81,22 +81,23 @@ def changed_stages(workspace: Workspace, stages: Sequence[str]) -> list[str]:
     return [stage for stage in stages if changes.get(stage) or not workspace.record(stage).is_file()]
 
 
-def reproduce(workspace: Workspace, stage: str, log: Callable[[str], None], force: bool = False) -> None:
+def reproduce(workspace: Workspace, stage: str, log: Callable[[str], None], timeout: float, force: bool = False) -> None:
     """Run `dvc repro --single-item STAGE`; the lines that it prints go to `log`, without noise.
 
-    With `force` the stage runs even if nothing changed.
+    With `force` the stage runs even if nothing changed. `timeout` is in seconds.
 
     Raises:
         PipelineError: the stage's own error, of its own type.
         StageInputError: what dvc.yaml names as a dependency of the stage is not there.
         StageKilled: the stage or `dvc` was ended by a signal.
+        StageTimeoutError: it took longer.
         TransientError: another process holds DVC's lock on the stage.
     """
     forced = ["--force"] if force else []
-    run_child(workspace, stage, [sys.executable, "-m", "dvc", "repro", "--single-item", *forced, stage], log)
+    run_child(workspace, stage, [sys.executable, "-m", "dvc", "repro", "--single-item", *forced, stage], log, timeout)
 
 
-def run_child(workspace: Workspace, stage: str, command: Sequence[str], log: Callable[[str], None]) -> None:
+def run_child(workspace: Workspace, stage: str, command: Sequence[str], log: Callable[[str], None], timeout: float) -> None:
     """Run a command of a stage in the workspace, in its own process group, which never outlives this call or this process.
 
     Raises:
@@ -126,6 +127,9 @@ def run_child(workspace: Workspace, stage: str, command: Sequence[str], log: Cal
     # When the leader has died, whatever is left of its group still holds the pipe and would keep the loop below waiting.
     reaper = threading.Thread(target=_kill_what_is_left, args=(child,), daemon=True)
     reaper.start()
+    expired = threading.Event()
+    timer = threading.Timer(timeout, _expire, (child, expired))
+    timer.start()
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     try:
         assert child.stdout is not None
@@ -134,12 +138,24 @@ def run_child(workspace: Workspace, stage: str, command: Sequence[str], log: Cal
             if not _NOISE.search(tail[-1]):
                 log(tail[-1])
     finally:
+        timer.cancel()
         _end_group(child)
         reaper.join()
         if child.stdout is not None:
             child.stdout.close()
+    if expired.is_set():
+        raise StageTimeoutError(
+            f"{stage}: took longer than {timeout / 3600:g} hours and was ended; raise timeouts.{stage.partition('@')[0]} if it "
+            "only needs more time: the next run goes on where it was"
+        )
     if child.returncode:
         raise _failure(stage, child.returncode, list(tail))
+
+
+def _expire(child: "subprocess.Popen[str]", expired: threading.Event) -> None:
+    if child.poll() is None:
+        expired.set()
+        _end_group(child)
 
 
 def _kill_what_is_left(child: subprocess.Popen[str]) -> None:

@@ -254,6 +254,31 @@ class Push(Section):
         return self
 
 
+Hours = Annotated[float, Field(gt=0, le=24 * 365)]
+
+
+class Timeouts(Section):
+    """By stage, the hours after which its processes are ended and the run fails."""
+
+    base: Hours
+    validation: Hours = Field(alias="validate")
+    drift: Hours
+    prepare: Hours
+    train: Hours
+    champion: Hours
+    evaluate: Hours = Field(description="of one model")
+    gate: Hours
+    report: Hours
+    push: Hours
+    record: Hours
+
+    def of(self, stage: str) -> float:
+        """In seconds; `evaluate@base` is a part of `evaluate`."""
+        name = stage.partition("@")[0]
+        hours: float = getattr(self, "validation" if name == "validate" else name)
+        return hours * 3600
+
+
 class Recording(Section):
     """Where a published version is written down besides the registry; all null: nowhere."""
 

@@ -47,7 +47,19 @@ def test_readme_names_every_module_stage_and_section() -> None:
     missing += [stage for stage in stages if not re.search(rf"\b{stage}\b", README)]
     missing += [f"{section}:" for section in ("train", "base", "gate", "push", "guidelines") if f"`{section}:`" not in README]
     assert not missing
-    assert set(sections) == {"base", "validate", "guidelines", "drift", "prepare", "train", "evaluate", "gate", "push", "record"}
+    assert set(sections) == {
+        "base",
+        "validate",
+        "guidelines",
+        "drift",
+        "prepare",
+        "train",
+        "evaluate",
+        "gate",
+        "push",
+        "record",
+        "timeouts",
+    }
 
 
 def test_the_page_on_data_explains_every_code_of_the_quarantine() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks import repro
-from tasks.errors import DataError, NetworkError, NotApprovedError, PipelineError, StageKilled, TransientError
+from tasks.errors import DataError, NetworkError, NotApprovedError, PipelineError, StageKilled, StageTimeoutError, TransientError
 from tasks.paths import Workspace
 from tasks.process import format_error
 from tasks.repro import run_child
@@ -99,7 +99,7 @@ def assert_all_dead(pipe: int) -> None:
 def shell(workspace: Workspace, script: str) -> list[str]:
     """What a child that runs this script printed."""
     lines: list[str] = []
-    run_child(workspace, "train", ["/bin/sh", "-c", script], lines.append)
+    run_child(workspace, "train", ["/bin/sh", "-c", script], lines.append, DEATH_SECONDS)
     return lines
 
 
@@ -132,7 +132,7 @@ def test_a_line_is_logged_while_the_child_goes_on(workspace: Workspace, pipe: in
             os.write(answer, b"!")
 
     try:
-        run_child(workspace, "train", [sys.executable, "-S", "-c", program], log)
+        run_child(workspace, "train", [sys.executable, "-S", "-c", program], log, DEATH_SECONDS)
     finally:
         os.close(answer)
     assert lines == ["first", "answered"]
@@ -178,7 +178,19 @@ def test_the_group_is_killed_when_the_log_fails(
             "train",
             ["/bin/sh", "-c", f"{ignores} exec 3>pipe; tail -f /dev/null & echo ready; tail -f /dev/null"],
             log,
+            DEATH_SECONDS,
         )
+    assert_all_dead(pipe)
+
+
+@pytest.mark.parametrize("ignores", ["", "trap '' TERM;"], ids=["dies of SIGTERM", "ignores SIGTERM"])
+def test_what_takes_too_long_is_ended_with_its_whole_group(
+    workspace: Workspace, pipe: int, monkeypatch: pytest.MonkeyPatch, ignores: str
+) -> None:
+    monkeypatch.setattr(repro, "_GRACE_SECONDS", 0.05 if ignores else DEATH_SECONDS)
+    script = f"{ignores} exec 3>pipe; tail -f /dev/null & tail -f /dev/null"
+    with pytest.raises(StageTimeoutError, match=r"^evaluate@base: took longer than 3e-05 hours .* raise timeouts.evaluate "):
+        run_child(workspace, "evaluate@base", ["/bin/sh", "-c", script], print, 0.108)
     assert_all_dead(pipe)
 
 
