@@ -6,12 +6,13 @@ from typing import Any
 from prefect import State, flow
 
 from flows import stages
+from flows.notify import notify
 from flows.reporting import final_state
 from tasks.paths import Workspace
 from tasks.refusals import waiting
 
 
-@flow(name="promote", description=__doc__)
+@flow(name="promote", description=__doc__, on_completion=[notify], on_failure=[notify], on_crashed=[notify])
 def promote(candidate: str, reason: str, override: bool = False, workspace: str = ".") -> State[Any]:
     """Make the candidate the champion.
 

@@ -7,6 +7,7 @@ from prefect import State, flow, get_run_logger
 from pydantic import Field
 
 from flows import stages
+from flows.notify import notify
 from flows.reporting import final_state, report_parameters
 from flows.settings import Stage, as_settings, end_with_runner
 from tasks.errors import StaleChampionError
@@ -17,7 +18,7 @@ _JUDGEMENTS = 3
 """How often a candidate is judged in one run, if each time somebody else publishes before it."""
 
 
-@flow(name="retrain", description=__doc__)
+@flow(name="retrain", description=__doc__, on_completion=[notify], on_failure=[notify], on_crashed=[notify])
 def retrain(
     reason: str = "",
     raw: Annotated[str, Field(min_length=1)] | None = None,

@@ -18,6 +18,7 @@ from tasks.sections import (
     Gate,
     Guidelines,
     HubBase,
+    Notify,
     Prepare,
     Push,
     Recording,
@@ -42,6 +43,7 @@ class Params(Section):
     gate: Gate
     push: Push
     record: Recording
+    notify: Notify
     timeouts: Timeouts
 
     @model_validator(mode="after")

@@ -254,6 +254,12 @@ class Push(Section):
         return self
 
 
+class Notify(Section):
+    blocks: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")], ...] = Field(
+        description="notification blocks of the Prefect server, TYPE/NAME, such as slack-webhook/team"
+    )
+
+
 Hours = Annotated[float, Field(gt=0, le=24 * 365)]
 
 

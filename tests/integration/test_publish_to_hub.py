@@ -8,7 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +26,15 @@ from tests.hub import Fault, Hub
 from tests.hub_client import REPO_ID, open_registry_of, use_client
 from tests.integration.running import REFIT, Done, Step, execute, stage
 
-SAVE_BLOCK = (
-    "import sys; from prefect.blocks.system import Secret; Secret(value=sys.argv[1]).save('refit-hf-token', overwrite=True)"
-)
+SAVE_BLOCKS = """
+import sys
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.blocks.system import Secret
+token, url = sys.argv[1:]
+Secret(value=token).save("refit-hf-token", overwrite=True)
+message = {"subject": "{{subject}}", "body": "{{body}}"}
+CustomWebhookNotificationBlock(name="tests", url=url, json_data=message).save("listener", overwrite=True)
+"""
 LOAD = """
 import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -48,6 +57,7 @@ class Place(NamedTuple):
     hub: Hub
     env: dict[str, str]
     outputs: list[str]
+    messages: list[dict[str, str]]
 
     def run(self, *command: str, **more: str) -> Done:
         done = execute(self.workspace, command, env={**self.env, **more})
@@ -60,12 +70,33 @@ class Place(NamedTuple):
         return json.loads(done.stdout)
 
 
+@contextmanager
+def listening(messages: list[dict[str, str]]) -> Iterator[str]:
+    """A webhook on the loopback interface; gives its address."""
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as listener:
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.server_address[1]}/hook"
+        listener.shutdown()
+
+
 @pytest.fixture(scope="module")
 def place(first: Step, server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("hub")
     workspace = Workspace(Path(shutil.copytree(first.left.root, folder / "workspace", symlinks=True)))
-    edit_params(workspace, {"push.registry": "hub", "push.repo_id": REPO_ID})
-    with pytest.MonkeyPatch.context() as patch, Hub(folder / "stand-in") as hub:
+    blocks = ["custom-webhook/listener", "custom-webhook/nobody-made-it"]
+    edit_params(workspace, {"push.registry": "hub", "push.repo_id": REPO_ID, "notify.blocks": blocks})
+    messages: list[dict[str, str]] = []
+    with pytest.MonkeyPatch.context() as patch, Hub(folder / "stand-in") as hub, listening(messages) as url:
         use_client(patch, folder / "cache of the tests")
         env = {
             "PREFECT_API_URL": server,
@@ -75,8 +106,8 @@ def place(first: Step, server: str, tmp_path_factory: pytest.TempPathFactory) ->
             "HF_HUB_DISABLE_XET": "1",
             "HF_TOKEN": "",
         }
-        subprocess.run([sys.executable, "-c", SAVE_BLOCK, hub.token], env={**os.environ, **env}, check=True)
-        yield Place(workspace, hub, env, [])
+        subprocess.run([sys.executable, "-c", SAVE_BLOCKS, hub.token, url], env={**os.environ, **env}, check=True)
+        yield Place(workspace, hub, env, [], messages)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +166,16 @@ def test_overtaken_it_judges_again_and_publishes_over_the_new_champion(place: Pl
     assert decision["champion_version"] == "v2"
     assert any("judged anew, against the new champion" in output for output in place.outputs)
     assert hash_tree(place.workspace.candidate)["model.safetensors"] in place.hub.files(REPO_ID, "v3")["manifest.json"].decode()
+
+
+def test_each_run_sends_one_message(place: Place, overtaken: dict[str, Any]) -> None:
+    place.refit("run", HF_TOKEN=place.hub.token)  # Unchanged: silent
+    assert [message["subject"] for message in place.messages] == ["quillmere-support: Published"] * 2
+    first, page, run = place.messages[0]["body"].splitlines()
+    assert first.startswith("published v1 (")
+    assert page == f"page: {place.workspace.report}"
+    assert "/runs/flow-run/" in run
+    assert "notify.blocks custom-webhook/nobody-made-it: the message was not sent" in place.outputs[0]
 
 
 def test_the_prepared_data_are_published_beside_it(place: Place, overtaken: dict[str, Any]) -> None:

@@ -58,6 +58,7 @@ def test_readme_names_every_module_stage_and_section() -> None:
         "gate",
         "push",
         "record",
+        "notify",
         "timeouts",
     }
 
