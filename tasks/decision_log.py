@@ -2,10 +2,7 @@
 been fitted to them (Renggli et al. 2019, arXiv 1903.00278: a test set has a shelf life).
 """
 
-import json
-
-from tasks.errors import StageInputError
-from tasks.files import write_jsonl
+from tasks.files import read_jsonl, write_jsonl
 from tasks.paths import Workspace
 from tasks.records import GateDecision
 
@@ -23,11 +20,4 @@ def note(workspace: Workspace, decision: GateDecision) -> None:
 
 
 def _entries(workspace: Workspace) -> list[dict[str, str]]:
-    if not workspace.decisions.is_file():
-        return []
-    try:
-        return [json.loads(line) for line in workspace.decisions.read_text(encoding="utf-8").splitlines()]
-    except ValueError:
-        raise StageInputError(
-            f"{workspace.relative(workspace.decisions)}: a line of it is not JSON; mend it, or delete the file to count from 0"
-        ) from None
+    return read_jsonl(workspace.decisions, workspace.relative(workspace.decisions))

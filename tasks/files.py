@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tasks.errors import DataError
+from tasks.errors import DataError, StageInputError
 
 # What a model folder of one shard may hold: no pickles, no code.
 MODEL_FILES = (
@@ -112,3 +112,19 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Write one JSON value a line, atomically."""
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     write_atomic(path, "".join(lines).encode("utf-8", "surrogatepass"))
+
+
+def read_jsonl(path: Path, named: str) -> list[Any]:
+    """What `write_jsonl` wrote; nothing where there is no file. `named` is how a message shows the path.
+
+    Raises:
+        StageInputError: a line is not JSON.
+    """
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line.decode("utf-8", "surrogatepass")) for line in path.read_bytes().splitlines()]
+    except ValueError:
+        raise StageInputError(
+            f"{named}: a line of it is not JSON; mend it, or delete the file, which forgets what it says"
+        ) from None

@@ -13,7 +13,6 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,20 @@ from tasks.files import sha256_file, sha256_json
 from tasks.hub_repository import HubRepository, RateLimitedError
 from tasks.hub_staging import TOLERATED, our_files, upload
 from tasks.hub_state import MAIN, State, read_state
-from tasks.registry import CARD, HISTORY, MANIFEST, Action, Manifest, Move, Pointer, parse_stored, version_number, why_withdrawn
+from tasks.registry import (
+    CARD,
+    HISTORY,
+    MANIFEST,
+    Action,
+    Manifest,
+    Move,
+    Pointer,
+    history_lines,
+    next_move,
+    parse_stored,
+    version_number,
+    why_withdrawn,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, Discussion, RepoFile
@@ -134,7 +146,7 @@ class HubRegistry:
             done = self._repository.api.create_commit(
                 self._repository.repo_id,
                 _operations(
-                    state, ours, staged.commit, staged.manifest, self._next_move(state, version, digest, "publish", reason)
+                    state, ours, staged.commit, staged.manifest, next_move(state.champion, version, digest, "publish", reason)
                 ),
                 commit_message=_proposal(version, digest),
                 commit_description=reason,
@@ -221,8 +233,7 @@ class HubRegistry:
         Raises:
             StaleChampionError: somebody else moved the pointer first.
         """
-        left = state.champion.version if state.champion else None
-        move = self._next_move(state, version, manifest.model_digest, action, reason)
+        move = next_move(state.champion, version, manifest.model_digest, action, reason)
         try:
             with self._repository.asking(f"{action} {version}"):
                 self._repository.api.create_commit(
@@ -234,14 +245,9 @@ class HubRegistry:
                 )
         except (NetworkError, RegistryError):
             after = read_state(self._repository)
-            self._check_champion(after, left, move.digest)
+            self._check_champion(after, move.previous, move.digest)
             if after.champion is None or after.champion.version != version:
                 raise
-
-    def _next_move(self, state: State, version: str, digest: str, action: Action, reason: str) -> Move:
-        left = state.champion.version if state.champion else None
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        return Move(version=version, digest=digest, previous=left, action=action, reason=reason, at=now)
 
     def _settle(self, version: str, verified: str) -> Pointer:
         """Of the new champion: compare main with the commit that was verified, tag it, remove all staging branches.
@@ -338,11 +344,10 @@ def _operations(state: State, ours: list[str], commit: str, manifest: Manifest, 
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 
     wanted = [*manifest.files, MANIFEST]
-    lines = "".join(line.model_dump_json() + "\n" for line in [*state.moves, move])
     return [
         *(CommitOperationCopy(name, name, src_revision=commit) for name in wanted),
         *(CommitOperationDelete(name) for name in ours if name not in (*wanted, HISTORY)),
-        CommitOperationAdd(HISTORY, lines.encode()),
+        CommitOperationAdd(HISTORY, history_lines([*state.moves, move])),
     ]
 
 

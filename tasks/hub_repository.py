@@ -83,36 +83,31 @@ class HubRepository:
 
     def file(self, commit: str, name: str) -> bytes | None:
         """A small file of a commit, from the client's cache if it is there; None if the commit does not have it."""
-        from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+        from huggingface_hub.errors import RemoteEntryNotFoundError
 
         with self.asking(f"read {name}"):
             try:
                 return Path(self.api.hf_hub_download(self.repo_id, name, revision=commit)).read_bytes()
             except RemoteEntryNotFoundError:
                 return None
-            except LocalEntryNotFoundError as error:  # how the client calls a network fault while nothing is cached
-                raise ConnectionError(first_line(error.__cause__ or error)) from error
 
     def download(self, commit: str, names: list[str], target: Path) -> None:
         """Files of a commit into a folder."""
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
         with self.asking("download"):
-            try:
-                self.api.snapshot_download(self.repo_id, revision=commit, allow_patterns=names, local_dir=target)
-            except LocalEntryNotFoundError as error:
-                raise ConnectionError(first_line(error.__cause__ or error)) from error
+            self.api.snapshot_download(self.repo_id, revision=commit, allow_patterns=names, local_dir=target)
 
     @contextmanager
     def asking(self, what: str) -> Iterator[None]:
         """Turn what the client raises into NetworkError, if the same request may succeed later, or into RegistryError."""
         import httpx2
-        from huggingface_hub.errors import HfHubHTTPError, XetDownloadError
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, XetDownloadError
 
         try:
             yield
         except HfHubHTTPError as error:
             raise self._refused(what, error) from None
+        except LocalEntryNotFoundError as error:  # how the client calls a network fault while nothing is cached
+            raise NetworkError(f"{self.name}: cannot {what}: ConnectionError: {first_line(error.__cause__ or error)}") from error
         except (httpx2.HTTPError, ConnectionError, TimeoutError, XetDownloadError, RuntimeError, KeyError) as error:
             if isinstance(error.__cause__, HfHubHTTPError):  # of an upload of large files
                 raise self._refused(what, error.__cause__) from None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tasks.hub_repository import HubRepository
-from tasks.registry import HISTORY, Move, Pointer, parse_stored, pointer_after, version_number
+from tasks.registry import HISTORY, Move, Pointer, next_version, parse_stored, pointer_after, version_number
 
 MAIN = "main"
 STAGING = "refit-staging-"
@@ -35,7 +35,7 @@ class State:
         return next((move.version for move in reversed(self.moves) if move.digest == digest), None)
 
     def next_version(self) -> str:
-        return f"v{1 + max(map(version_number, [*self.tags, *(move.version for move in self.moves)]), default=0)}"
+        return next_version(self.tags, self.moves)
 
 
 def read_state(repository: HubRepository) -> State:

@@ -15,7 +15,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +28,9 @@ from tasks.registry import (
     Move,
     Pointer,
     Stored,
+    history_lines,
+    next_move,
+    next_version,
     parse_stored,
     pointer_after,
     publishable_files,
@@ -195,7 +197,7 @@ class LocalRegistry:
         _write(self._staging / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
         _sync_folder(self._staging)
         self._versions.mkdir(exist_ok=True)
-        version = f"v{1 + max(map(version_number, [*self.versions(), *(move.version for move in self.history())]), default=0)}"
+        version = next_version(self.versions(), self.history())
         os.rename(self._staging, self._versions / version)
         _sync_folder(self._versions)
         return version
@@ -223,13 +225,10 @@ class LocalRegistry:
 
     def _move(self, version: str, digest: str, action: Action, reason: str) -> Pointer:
         """The line of history goes first: a kill between the two leaves an unfinished line, which the next move replaces."""
-        champion = self.champion()
-        left = champion.version if champion else None
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        moves = [*self.history(), Move(version=version, digest=digest, previous=left, action=action, reason=reason, at=now)]
+        moves = [*self.history(), next_move(self.champion(), version, digest, action, reason)]
         pointer = pointer_after(moves)
         assert pointer is not None
-        write_atomic(self._history, "".join(move.model_dump_json() + "\n" for move in moves).encode())
+        write_atomic(self._history, history_lines(moves))
         write_atomic(self._pointer, (pointer.model_dump_json(indent=2) + "\n").encode())
         _sync_folder(self.path)
         return pointer

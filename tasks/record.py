@@ -18,7 +18,11 @@ from tasks.process import stage_main
 from tasks.records import PushReceipt, VersionRecord
 from tasks.sections import Recording
 
-_NOBODY = ("-c", "user.name=refit", "-c", "user.email=refit@localhost")
+_NOBODY = {
+    f"GIT_{role}_{what}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "refit"), ("EMAIL", "refit@localhost"))
+}
 
 
 def record(section: Recording, name: str, private: bool, workspace: Workspace) -> VersionRecord:
@@ -98,9 +102,10 @@ def _commit(workspace: Workspace, branch: str, tag: str, receipt: PushReceipt) -
         )
     parents = [head] if not tip or _is_ancestor(workspace, tip, head) else [tip, head]
     links = [word for parent in parents for word in ("-p", parent)]
-    commit = _git(workspace, "commit-tree", _tree(workspace), *links, "-m", message)
+    identity = {} if _git(workspace, "config", "user.email", check=False) else _NOBODY
+    commit = _git(workspace, "commit-tree", _tree(workspace), *links, "-m", message, environment=identity)
     _git(workspace, "update-ref", f"refs/heads/{branch}", commit, tip or "0" * 40)
-    _git(workspace, "tag", "--annotate", "--message", message, tag, commit)
+    _git(workspace, "tag", "--annotate", "--message", message, tag, commit, environment=identity)
     return commit
 
 
@@ -121,8 +126,7 @@ def _is_ancestor(workspace: Workspace, older: str, newer: str) -> bool:
 
 
 def _git(workspace: Workspace, *words: str, check: bool = True, environment: Mapping[str, str] | None = None) -> str:
-    known = subprocess.run(["git", "config", "user.email"], cwd=workspace.root, capture_output=True, check=False).returncode == 0
-    command = ["git", *(() if known else _NOBODY), *words]
+    command = ["git", *words]
     env = {**os.environ, **(environment or {})}
     done = subprocess.run(command, cwd=workspace.root, env=env, capture_output=True, text=True, check=False)
     if done.returncode and check:

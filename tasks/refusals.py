@@ -1,10 +1,9 @@
 """Candidates that passed the gate and that a person refused: nothing publishes them any more."""
 
-import json
 from datetime import UTC, datetime
 
-from tasks.errors import NotApprovedError, StageInputError
-from tasks.files import write_jsonl
+from tasks.errors import NotApprovedError
+from tasks.files import read_jsonl, write_jsonl
 from tasks.paths import Workspace
 from tasks.records import GateDecision
 
@@ -40,9 +39,4 @@ def why_refused(workspace: Workspace, digest: str) -> str | None:
 
 
 def _entries(workspace: Workspace) -> list[dict[str, str]]:
-    if not workspace.refusals.is_file():
-        return []
-    try:
-        return [json.loads(line) for line in workspace.refusals.read_text(encoding="utf-8").splitlines()]
-    except ValueError:
-        raise StageInputError(f"{workspace.relative(workspace.refusals)}: a line of it is not JSON; mend it") from None
+    return read_jsonl(workspace.refusals, workspace.relative(workspace.refusals))

@@ -5,7 +5,8 @@ A registry holds versions, which never change, and one pointer to the champion a
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
@@ -89,6 +90,24 @@ def pointer_after(moves: Sequence[Move]) -> Pointer | None:
     last = moves[-1]
     published = [move for move in moves if move.version == last.version and move.action == "publish"]
     return Pointer(version=last.version, digest=last.digest, previous=published[-1].previous if published else None)
+
+
+def next_move(champion: Pointer | None, version: str, digest: str, action: Action, reason: str) -> Move:
+    """From the champion to a version, now."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Move(
+        version=version, digest=digest, previous=champion.version if champion else None, action=action, reason=reason, at=now
+    )
+
+
+def history_lines(moves: Sequence[Move]) -> bytes:
+    """The bytes of history.jsonl."""
+    return "".join(move.model_dump_json() + "\n" for move in moves).encode()
+
+
+def next_version(known: Iterable[str], moves: Sequence[Move]) -> str:
+    """A number that no version has, nor ever had."""
+    return f"v{1 + max(map(version_number, [*known, *(move.version for move in moves)]), default=0)}"
 
 
 def why_withdrawn(moves: Sequence[Move], digest: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from tasks.decision_text import explain
 from tasks.errors import RegistryError
 from tasks.records import GateDecision, TrainedModel
-from tasks.registry import DECISION, TRAINING, Move, Registry, why_withdrawn
+from tasks.registry import DECISION, TRAINING, Move, Registry, pointer_after, why_withdrawn
 
 _R = TypeVar("_R", GateDecision, TrainedModel)
 
@@ -29,17 +29,14 @@ class Version:
 
 def list_versions(registry: Registry) -> list[Version]:
     """All versions, oldest first."""
-    champion = registry.champion()
     moves = registry.history()
-    return [
-        _version(name, registry.digest(name), champion is not None and champion.version == name, moves)
-        for name in registry.versions()
-    ]
+    return [_version(registry, name, moves) for name in registry.versions()]
 
 
-def _version(name: str, digest: str, champion: bool, moves: list[Move]) -> Version:
+def _version(registry: Registry, name: str, moves: list[Move]) -> Version:
+    digest, champion = registry.digest(name), pointer_after(moves)
     published = next((move.at for move in moves if move.version == name and move.action == "publish"), None)
-    return Version(name, digest, champion, published, why_withdrawn(moves, digest))
+    return Version(name, digest, champion is not None and champion.version == name, published, why_withdrawn(moves, digest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +73,9 @@ def show(registry: Registry, name: str) -> Shown:
     """Raises:
     RegistryError: there is no such version, or a file of it is damaged.
     """
-    champion = registry.champion()
     moves = registry.history()
-    version = _version(name, registry.digest(name), champion is not None and champion.version == name, moves)
     return Shown(
-        version=version,
+        version=_version(registry, name, moves),
         moves=[move for move in moves if name in (move.version, move.previous)],
         decision=_document(registry, name, DECISION, GateDecision),
         training=training_of(registry, name),
