@@ -6,11 +6,11 @@ from tasks.champion import current
 from tasks.drift import current_reference
 from tasks.params import Params
 from tasks.paths import Workspace
+from tasks.publishing_sections import Recording
 from tasks.records import ChampionRecord, DriftReport, GateDecision, VersionRecord
 from tasks.refusals import why_refused
 from tasks.registry import Registry, open_registry
 from tasks.repro import STAGES, changed_stages
-from tasks.sections import Recording
 
 
 @dataclass(frozen=True, slots=True)

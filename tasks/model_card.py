@@ -11,7 +11,8 @@ import yaml
 
 from tasks.markdown import block, code, table
 from tasks.records import BaseModelRecord, EvalReport, GateDecision, PreparedDataset, TrainedModel, ValidationReport
-from tasks.sections import FolderBase, HubBase, Train, WheelBase
+from tasks.sections import FolderBase, HubBase, WheelBase
+from tasks.training_section import Train
 
 
 @dataclass(frozen=True, slots=True)

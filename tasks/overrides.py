@@ -11,6 +11,8 @@ from tasks.errors import ParamsError
 from tasks.files import parse_yaml, write_atomic
 from tasks.params import Params, parse_params, read_yaml
 
+_FREE = ("train.sft", "validate.columns")
+"""Mappings in which any key may be set."""
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
@@ -54,7 +56,7 @@ def _set(tree: dict[str, Any], setting: str) -> tuple[str, Any, Any]:
     section, leaf = _find(tree, key)
     if section is None:
         raise ParamsError(f"--set {setting}: params.yaml has no key {key}")
-    old, section[leaf] = section[leaf], _parse_value(text, setting)
+    old, section[leaf] = section.get(leaf), _parse_value(text, setting)
     return key, old, section[leaf]
 
 
@@ -63,7 +65,8 @@ def _find(tree: Any, key: str) -> tuple[Any, str]:
     *parents, leaf = key.split(".")
     for name in parents:
         tree = tree.get(name) if isinstance(tree, dict) else None
-    return (tree if isinstance(tree, dict) and leaf in tree else None), leaf
+    known = isinstance(tree, dict) and (leaf in tree or ".".join(parents) in _FREE)
+    return (tree if known else None), leaf
 
 
 def _parse_value(text: str, setting: str) -> Any:

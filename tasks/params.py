@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tasks.errors import ParamsError
 from tasks.files import parse_yaml
+from tasks.publishing_sections import Notify, Push, Recording, Timeouts
 from tasks.sections import (
     GUIDELINE_METRICS,
     PLAIN_METRICS,
@@ -18,16 +19,12 @@ from tasks.sections import (
     Gate,
     Guidelines,
     HubBase,
-    Notify,
     Prepare,
-    Push,
-    Recording,
     Section,
-    Timeouts,
-    Train,
     Validate,
     WheelBase,
 )
+from tasks.training_section import Train
 
 
 class Params(Section):

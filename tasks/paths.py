@@ -99,6 +99,11 @@ class Workspace:
         """Outside every stage's outputs, since DVC deletes those before a stage runs."""
         return self.root / ".cache" / "checkpoints"
 
+    @property
+    def champion_start(self) -> Path:
+        """The published model while a training starts from it."""
+        return self.root / ".cache" / "start"
+
     def model(self, role: str) -> Path:
         """Folder of the model that is scored as `role`, one of ROLES."""
         return {"base": self.base, "champion": self.champion / "model", "candidate": self.candidate}[role]

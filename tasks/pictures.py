@@ -13,10 +13,10 @@ _VERDICTS = {"PASS": "#1a7f37", "FAIL": "#cf222e", "INCONCLUSIVE": "#9a6700"}
 
 
 def read_curve(path: Path) -> list[tuple[float, float]]:
-    """The points of a curve that `train` wrote: a CSV file with a header and the columns step and value."""
+    """The points of a curve that `train` wrote: a CSV file with a header; the first two columns are step and value."""
     with path.open(newline="") as stream:
         rows = list(csv.reader(stream))[1:]
-    return [(float(step), float(value)) for step, value in rows]
+    return [(float(step), float(value)) for step, value, *_ in rows]
 
 
 def intervals_svg(rules: Sequence[RuleResult]) -> str:

@@ -78,6 +78,7 @@ def stage_main(
     parser = parser or argparse.ArgumentParser()
     parser.description = (description or "").split("\n\n")[0]
     parser.add_argument("--workspace", type=Path, help="folder with params.yaml, dvc.yaml and data/ (default: found from here)")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # who started DVC made it ignore this, and that is inherited
     arguments = parser.parse_args()
     die_with_parent()
     try:

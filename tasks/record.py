@@ -15,8 +15,8 @@ from tasks.errors import InputError, NetworkError, StageInputError
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.process import stage_main
+from tasks.publishing_sections import Recording
 from tasks.records import PushReceipt, VersionRecord
-from tasks.sections import Recording
 
 _NOBODY = {
     f"GIT_{role}_{what}": value

@@ -170,26 +170,40 @@ class PreparedDataset(Record):
 
 
 class TrainedModel(Record):
-    """Of `train`: the merged model in data/model, the exact bytes that would be published."""
+    """Of `train`: the merged model in data/model, the exact bytes that would be published.
+
+    It started from the base model, or from `start_version`; `per_device_train_batch_size` and `gradient_accumulation_steps` are
+    those that memory allowed; `merge_error` is the largest difference that merging made to a logit, as a share of the largest.
+    """
 
     digest: str
     base_digest: str
+    start_digest: str
+    start_version: str | None
     train_sha256: str
     method: str
     dtype: str
+    seed: int
     n_parameters: int
     n_trainable: int
     steps: int
+    best_step: int | None
     epochs: float
+    n_processes: int
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
     train_loss: float
     eval_loss_before: float
     eval_loss_after: float
+    merge_error: float | None
     seconds: float
     environment: Environment
 
     def summary(self) -> str:
+        start = f" from {self.start_version}" if self.start_version else ""
+        best = f", taken at step {self.best_step}" if self.best_step else ""
         return (
-            f"trained {self.steps} steps ({self.method}, {self.dtype}) in {self.seconds:.0f} s: "
+            f"trained {self.steps} steps{start} ({self.method}, {self.dtype}){best} in {self.seconds:.0f} s: "
             f"eval loss {self.eval_loss_before:.3f} -> {self.eval_loss_after:.3f}, digest {self.digest[:12]}"
         )
 

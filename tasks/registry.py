@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tasks.errors import RegistryError, StageInputError
 from tasks.files import MODEL_FILES, sha256_file
 from tasks.paths import Workspace
-from tasks.sections import Push
+from tasks.publishing_sections import Push
 
 # What may be published: a model folder, also in several shards.
 PUBLISHABLE = (*MODEL_FILES, "*.safetensors", "model.safetensors.index.json")

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from tasks.errors import InputError, PipelineError, StageInputError, StageKilled, StageTimeoutError, TransientError
@@ -121,8 +120,7 @@ def run_child(workspace: Workspace, stage: str, command: Sequence[str], log: Cal
         text=True,
         errors="replace",
         start_new_session=True,
-        # Not SIGKILL: DVC's locks name its process, and one that nobody reaps counts as alive. Interrupted, it takes them back.
-        preexec_fn=partial(on_parent_death, signal.SIGINT),
+        preexec_fn=_before_exec,
     )
     # When the leader has died, whatever is left of its group still holds the pipe and would keep the loop below waiting.
     reaper = threading.Thread(target=_kill_what_is_left, args=(child,), daemon=True)
@@ -150,6 +148,15 @@ def run_child(workspace: Workspace, stage: str, command: Sequence[str], log: Cal
         )
     if child.returncode:
         raise _failure(stage, child.returncode, list(tail))
+
+
+def _before_exec() -> None:
+    """DVC and its shell ignore SIGTERM and wait for the stage, which does not: it may save what it has before it ends.
+
+    On its parent's death DVC is interrupted, not killed: its locks name its process, and one that nobody reaps counts as alive.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    on_parent_death(signal.SIGINT)
 
 
 def _expire(child: "subprocess.Popen[str]", expired: threading.Event) -> None:

@@ -99,6 +99,7 @@ def build_workspace(root: Path, base: Path, **settings: Any) -> Workspace:
     ignore = shutil.ignore_patterns("__pycache__")
     for folder in ("tasks", "flows"):
         shutil.copytree(REPO / folder, root / folder, ignore=ignore)
+    shutil.copytree(REPO / "deployments" / "accelerate", root / "deployments" / "accelerate")
     for file in ("params.yaml", "dvc.yaml", ".dvcignore"):
         shutil.copyfile(REPO / file, root / file)
     (root / "data" / "raw").mkdir(parents=True)

@@ -102,6 +102,18 @@ class Service:
         (found,) = [found for found in self.read("deployments") if found["entrypoint"].endswith("retrain")]
         return found
 
+    def training(self) -> list[int]:
+        """Processes that train in the workspace."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (folder / "cmdline").read_bytes().split(b"\0")
+                if b"tasks.train" in command and (folder / "cwd").resolve() == self.workspace.root.resolve():
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+        return found
+
     def ended(self, run: UUID) -> Any:
         """The run once it has come to its end."""
 

@@ -19,6 +19,7 @@ from tests.integration.running import REFIT, Step, execute
 from tests.serving import Service
 
 ZONE = "Asia/Seoul"
+POLL_SECONDS = 5  # of the cancelling process, between two looks at the server
 NAME = "retrain/quillmere-support"
 WORDS = [f"{first}{second}" for first in ("cat", "key", "order", "rain") for second in ("board", "fall", "box", "bow", "hole")]
 
@@ -117,6 +118,28 @@ def test_new_data_start_one_run_and_a_person_publishes(service: Service) -> None
     assert (done.returncode, done.stdout[:10]) == (0, "Published:"), done.stdout + done.stderr
     moves = (service.workspace.data / "registry" / "history.jsonl").read_text().splitlines()
     assert json.loads(moves[-1])["reason"] == "seen by me"
+
+
+def test_a_cancelled_training_ends_soon_and_the_next_run_goes_on_with_it(service: Service) -> None:
+    from prefect.states import Cancelling
+
+    settings = ["train.max_steps=150", "train.eval_steps=149"]
+    began = service.log().count("/150 loss")
+    with service.client() as client:
+        deployment = client.read_deployment_by_name(NAME)
+        parameters = {"settings": settings, "dry_run": True, "reason": "to be cancelled"}
+        run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+        service.until(lambda: service.log().count("/150 loss") > began + 5, "the training")
+        asked = time.monotonic()
+        client.set_flow_run_state(run.id, Cancelling(), force=True)
+    service.until(lambda: not service.training(), "the end of the training")
+    assert time.monotonic() - asked < 10 + POLL_SECONDS
+    assert service.ended(run.id).state.type.value == "CANCELLED"
+    (saved,) = service.workspace.checkpoints.glob("*/checkpoint-*/COMPLETE")
+    assert not service.workspace.record("train").exists()
+    ended = by_hand(service, dry_run=True)
+    assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "NotPublished"), service.log()
+    assert f"resumed from {saved.parent.name}" in service.log()
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ COMMON = {
     "files",
     "paths",
     "sections",
+    "training_section",
+    "publishing_sections",
     "params",
     "overrides",
     "records",
@@ -36,6 +38,13 @@ COMMON = {
 }
 PURE = {
     "accepted",
+    "checkpoints",
+    "fit",
+    "reply_scores",
+    "sft_config",
+    "sft_trainer",
+    "training_checks",
+    "warm_start",
     "contamination",
     "compare",
     "conversations",
@@ -85,6 +94,8 @@ PURE = {
 STAGES = {"base", "validate", "drift", "prepare", "train", "champion", "evaluate", "gate", "report", "push", "record"}
 LAYERS = {f"tasks.{name}": rank for rank, layer in enumerate((COMMON, PURE, STAGES)) for name in layer}
 
+# What subclasses TRL's trainer must load it; nobody else does so at module level.
+SUBCLASSES = "tasks.sft_trainer"
 HEAVY = {
     "torch",
     "transformers",
@@ -127,7 +138,15 @@ OUTPUTS = {
 # would retrain every model for nothing: `params` and `sections` what is under `params:`, `paths` the deps and outs, `errors` and
 # `process` words and exit codes. A change of `records` is loud: an old record that no longer fits stops the next stage with a
 # StageInputError. So does one of `files` that changes what a digest means: the next stage finds another one than the record says.
-NO_DEPENDENCY = {"tasks.errors", "tasks.files", "tasks.params", "tasks.paths", "tasks.process", "tasks.records", "tasks.sections"}
+# The registry's modules are none of `train`'s either, which reads a model there only if it starts from the champion: its record
+# says from which, with its digest.
+NO_DEPENDENCY = {
+    f"tasks.{name}"
+    for name in (
+        *("errors", "files", "params", "paths", "process", "records"),
+        *("sections", "training_section", "publishing_sections"),
+    )
+}
 
 
 def module_name(path: Path) -> str:
@@ -316,7 +335,8 @@ def test_a_stage_depends_on_all_code_that_it_runs(pipeline: dict[str, dict[str, 
     deps = listed(pipeline[name], "deps")
     if pipeline[name].get("always_changed"):
         return  # DVC runs it whatever its code was
-    wanted = {module_paths("tasks")[module].relative_to(ROOT) for module in closure(module_of(name)) - NO_DEPENDENCY}
+    modules = closure(module_of(name)) - NO_DEPENDENCY - (closure("tasks.registry") if name == "train" else set())
+    wanted = {module_paths("tasks")[module].relative_to(ROOT) for module in modules}
     assert not (missing := sorted(map(str, wanted - deps))), f"dvc.yaml: add to deps of {name}: {missing}"
     code = {path for path in deps if path.parts[0] in {"tasks", "flows"} and path.suffix == ".py"}
     assert not (surplus := sorted(map(str, code - wanted))), f"dvc.yaml: {name} does not import, or must not depend on, {surplus}"
@@ -413,7 +433,7 @@ def test_clean_removes_what_the_stages_make(pipeline: dict[str, dict[str, Any]])
 def test_tasks_and_the_command_line_import_nothing_heavy() -> None:
     """In a process of its own; what a function imports does not count, what a library drags in does."""
     assert (ROOT / "flows" / "cli.py").is_file(), "flows/cli.py is the console script"
-    modules = [*module_paths("tasks"), "flows.cli"]
+    modules = [*(set(module_paths("tasks")) - {SUBCLASSES}), "flows.cli"]
     assert len(modules) > 20
     program = f"import importlib, sys\nfor m in {modules}: importlib.import_module(m)\nprint(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -421,6 +441,11 @@ def test_tasks_and_the_command_line_import_nothing_heavy() -> None:
     loaded = set(done.stdout.split())
     assert set(modules) <= loaded
     assert not (loaded & (HEAVY | {"prefect"})), "import it inside the function that uses it"
+
+
+def test_the_one_module_of_subclasses_is_imported_inside_functions_only() -> None:
+    for module, path in (module_paths("tasks") | module_paths("flows")).items():
+        assert SUBCLASSES not in imported(outside_functions(syntax(path))), f"{module}: import {SUBCLASSES} where it trains"
 
 
 def test_flows_import_nothing_heavier_than_prefect() -> None:

@@ -105,7 +105,7 @@ def test_every_fault_is_reported_at_once_with_its_path(tree: dict[str, Any]) -> 
         ("guidelines.forbidden", "!", "found '!'; Input should be a valid tuple"),
         ("guidelines.reply_pattern", "(", "found '('; not a regular expression"),
         ("guidelines.reply_pattern", "(?P<body>.*)", "lacks the named groups ['category', 'priority']"),
-        ("train.method", "qlora", "found 'qlora'; Input should be 'lora' or 'full'"),
+        ("train.method", "adapter", "found 'adapter'; Input should be 'lora', 'full' or 'qlora'"),
         ("train.max_steps", 0, "found 0; must be -1 or at least 1"),
         ("train.max_steps", -2, "found -2; Input should be greater than or equal to -1"),
         ("train.learning_rate", 0, "found 0; Input should be greater than 0"),
@@ -250,7 +250,7 @@ def test_an_override_that_changes_nothing_does_not_touch_the_file(params_yaml: P
         (["=1"], r"params\.yaml has no key"),
         (["train.seed=[1"], "is not a YAML value"),
         (
-            ["train.seed=8", "train.method=qlora", "gate.kept.margin=2"],
+            ["train.seed=8", "train.method=adapter", "gate.kept.margin=2"],
             r"2 faults; nothing was run\ntrain\.method: .*\ngate\.kept\.margin: ",
         ),
         (["train.seed=8", "train.learning_rate=x"], "train.learning_rate: found 'x'"),

@@ -13,7 +13,8 @@ from tasks.errors import DataError, InputError, NetworkError, PipelineError, Reg
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.preflight import preflight
-from tasks.sections import FolderBase, Recording
+from tasks.publishing_sections import Recording
+from tasks.sections import FolderBase
 from tests.unit.publishing import PARAMS, approve, make_workspace
 
 NOWHERE = Recording(git_branch=None, git_remote=None, dvc_remote=None, dataset_repo_id=None)

@@ -14,10 +14,10 @@ from tasks.files import parse_yaml
 from tasks.local_registry import LocalRegistry
 from tasks.params import Params, load_params
 from tasks.paths import Workspace
+from tasks.publishing_sections import Recording
 from tasks.push import push
 from tasks.records import TrainedModel, VersionRecord
 from tasks.registry import open_registry
-from tasks.sections import Recording
 from tasks.versions import list_versions, show
 from tests.unit.publishing import approve, make_workspace
 

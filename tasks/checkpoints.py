@@ -1,0 +1,72 @@
+"""Checkpoints of a training: which belong to it, which are whole, and which must go."""
+
+import json
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+from tasks.files import sha256_json, write_json
+from tasks.training_section import Train
+
+COMPLETE = "COMPLETE"
+"""The file of a checkpoint that is written after all others, with their sizes."""
+_STATE = "trainer_state.json"
+
+
+def fingerprint(section: Train, start_digest: str, data_sha256: str, config: str) -> str:
+    """What a checkpoint belongs to: parameters, model, data, the devices' configuration, and the libraries that read it."""
+    versions = {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft", "accelerate")}
+    return sha256_json([section.model_dump(mode="json"), start_digest, data_sha256, config, versions])[:16]
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Write the marker."""
+    write_json(checkpoint / COMPLETE, _sizes(checkpoint))
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint from which training can go on; None if there is none.
+
+    One that was cut off while it was written, lost a file or was cut short afterwards is not considered, nor is that of the last
+    step: from there transformers would train one step too many.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=_step, reverse=True)
+    return next((path for path in found if _is_whole(path)), None)
+
+
+def make_room(folder: Path, keep: Path, limit: int) -> list[Path]:
+    """Drop the folders of other trainings, those untouched for longest first, until all take at most `limit` bytes.
+
+    Returns:
+        What was dropped.
+    """
+    others = sorted((path for path in folder.glob("*") if path != keep), key=lambda path: path.stat().st_mtime)
+    used = {path: sum(_sizes(path).values()) for path in (*others, keep)}
+    dropped = []
+    for path in others:
+        if sum(used.values()) <= limit:
+            break
+        shutil.rmtree(path, ignore_errors=True)
+        del used[path]
+        dropped.append(path)
+    return dropped
+
+
+def _step(checkpoint: Path) -> int:
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        sizes = json.loads((checkpoint / COMPLETE).read_bytes())
+        state = json.loads((checkpoint / _STATE).read_bytes())
+        return bool(sizes == _sizes(checkpoint) and state["global_step"] < state["max_steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of every file below a folder but the marker, by relative path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != COMPLETE)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}

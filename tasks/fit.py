@@ -1,0 +1,305 @@
+"""The part of the stage `train` that runs on every device: load, train, and leave adapter or weights with what they cost.
+
+`tasks.train` calls it, or starts it through `accelerate launch` where train.accelerate_config names a file:
+
+    accelerate launch --config_file FILE -m tasks.fit --start FOLDER --folder FOLDER
+"""
+
+import argparse
+import gc
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from tasks.chat import load_tokenizer
+from tasks.checkpoints import last_complete_checkpoint
+from tasks.environment import keep_freed_memory, pick_device, work_offline
+from tasks.errors import PipelineError, StageInputError, TrainingError
+from tasks.files import parse_yaml, write_atomic
+from tasks.params import load_params
+from tasks.paths import Workspace
+from tasks.process import die_with_parent, format_error
+from tasks.reply_scores import score_replies
+from tasks.sft_config import Batch, attention, lora_config, precisions, refusals, sft_config
+from tasks.training_checks import (
+    check_apart,
+    check_changed,
+    check_losses,
+    check_supervision,
+    logits_of,
+    only_last_replies,
+    weights_hash,
+)
+from tasks.training_section import Train
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ERROR = "error.txt"
+"""In the folder of a training: what a launched process would have raised."""
+_PROBE_ROWS = 2
+
+
+class Fit(BaseModel):
+    """What was trained, in `fit.json` beside the folder `weights`; `history` has what transformers logged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int
+    best_step: int | None
+    epochs: float
+    n_parameters: int
+    n_trainable: int
+    n_processes: int
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    history: list[dict[str, JsonValue]]
+    probe: list[list[int]]
+
+    @staticmethod
+    def path(folder: Path) -> Path:
+        """Written last: with it the training is over."""
+        return folder / "fit.json"
+
+    def values(self, key: str) -> list[float]:
+        """What was logged under a name, in order."""
+        return [float(value) for entry in self.history if isinstance(value := entry.get(key), int | float)]
+
+
+def weights_of(folder: Path) -> Path:
+    """The adapter, or all weights, as the trainer saved them, with the logits of the probe rows in `probe.safetensors`."""
+    return folder / "weights"
+
+
+def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None:
+    """Train the model in `start` and leave `fit.json` and `weights` in `folder`, where its checkpoints lie too.
+
+    The loss counts on the labelled tokens of data/prepared only: assistant messages with their end-of-turn token.
+
+    Raises:
+        StageInputError: the prepared dataset is missing.
+        ParamsError: as `sft_config`.
+        TrainingError: a row has no supervised token, a number is not finite, a parameter did not change, or no memory is left.
+        SystemExit: SIGTERM came; a checkpoint was saved.
+    """
+    work_offline()
+    keep_freed_memory()
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.parent.parent / "tensorboard" / folder.name))
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    tokenizer = load_tokenizer(workspace.base)
+    tables = {name: load_split(workspace.prepared / f"{name}.parquet", section) for name in ("train", "eval")}
+    for name, table in tables.items():
+        check_supervision(table, tokenizer.eos_token_id, name)
+    transformers.set_seed(section.seed)
+    trainer, batch = _train(section, folder, partial(_build, section, start, folder, tokenizer, tables), tables["train"])
+    if not trainer.is_world_process_zero():
+        trainer.save_model(str(weights_of(folder)))
+        return
+    history = trainer.state.log_history
+    result = Fit(
+        steps=trainer.state.global_step,
+        best_step=trainer.state.best_global_step if section.metric_for_best_model else None,
+        epochs=round(float(trainer.state.epoch or 0), 4),
+        **_count(trainer.model),
+        n_processes=trainer.args.world_size,
+        per_device_train_batch_size=batch.per_device,
+        gradient_accumulation_steps=batch.accumulation,
+        history=history,
+        probe=[row[:64] for row in tables["eval"]["input_ids"][:_PROBE_ROWS].to_pylist()],
+    )
+    check_losses(result.values("loss"), result.values("eval_loss"))
+    trainer.save_model(str(weights_of(folder)))
+    _save_probe(trainer, result.probe, weights_of(folder))
+    write_atomic(Fit.path(folder), result.model_dump_json().encode())
+
+
+def load_split(path: Path, section: Train) -> "pa.Table":
+    """`input_ids`, `labels`, `n_tokens` and `source` of a prepared split."""
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise StageInputError(f"{path}: missing, so the stage prepare has not finished; run `dvc repro` or `refit run`")
+    table = pq.read_table(path, columns=["input_ids", "labels", "n_tokens", "source"])
+    return only_last_replies(table) if section.completion_only_loss else table
+
+
+def _train(section: Train, folder: Path, build: Callable[[Batch], Any], rows: "pa.Table") -> tuple[Any, Batch]:
+    """The trainer after its training; where memory runs out, with a smaller batch and as many rows a step."""
+    batch: Batch | None = Batch(section.per_device_train_batch_size, section.gradient_accumulation_steps)
+    while batch is not None:
+        trainer = build(batch)
+        if _run(trainer, folder, rows):
+            return trainer, batch
+        del trainer
+        _release_memory()
+        batch = batch.smaller()
+        if batch is not None:
+            _tell(f"out of memory; on with batches of {batch.per_device} and {batch.accumulation} of them a step")
+    raise TrainingError(
+        "out of memory with one row at a time; take a smaller base model, lower validate.max_length, or set "
+        "train.sft: {activation_checkpointing: true}"
+    )
+
+
+def _run(trainer: Any, folder: Path, rows: "pa.Table") -> bool:
+    """Train from the last checkpoint; False if memory ran out."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    from tasks.sft_trainer import NotFiniteError
+
+    checkpoint = last_complete_checkpoint(folder)
+    trainer.args.eval_on_start = checkpoint is None
+    if checkpoint:
+        _tell(f"resumed from {checkpoint.name}")
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    before = {} if sharded else weights_hash(trainer.model)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except NotFiniteError as error:
+        raise TrainingError(
+            f"{error}, on the rows {', '.join(_sources(rows, error.input_ids)) or 'of a packed batch'}; wanted a finite number "
+            "above 0: lower train.learning_rate, or look at these rows"
+        ) from error
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error) or trainer.args.world_size > 1:
+            raise
+        return False
+    if not sharded:
+        check_changed(before, weights_hash(trainer.model), trainer.state.global_step)
+    return True
+
+
+def _build(section: Train, start: Path, folder: Path, tokenizer: Any, tables: "dict[str, pa.Table]", batch: Batch) -> Any:
+    from datasets import Dataset
+
+    from tasks.sft_trainer import Trainer
+
+    config = sft_config(section, folder, batch)
+    _check_processes(section, config.world_size)
+    weights, compute = precisions(section)
+    rows = {name: Dataset(table.select(["input_ids", "labels"])) for name, table in tables.items()}
+    lengths = {name: table["n_tokens"].to_pylist() for name, table in tables.items()}
+    if config.packing and (longest := max(map(max, lengths.values()))) > config.max_length:
+        raise TrainingError(
+            f"train.sft.max_length is {config.max_length}, and a row has {longest} tokens and would be cut; raise it"
+        )
+    # Rows of like length side by side, so that a batch has little padding; the trainer sorts only what it trains on.
+    rows["eval"] = rows["eval"].select(sorted(range(len(lengths["eval"])), key=lengths["eval"].__getitem__))
+    model = _load(section, start, weights, compute)
+    score = partial(score_replies, tokenizer=tokenizer, rows=list(rows["eval"])) if section.predict_with_generate else None
+    with refusals("train", "trl"):
+        trainer = Trainer(
+            model=model,
+            args=config,
+            lengths=lengths["train"],
+            patience=section.early_stopping_patience,
+            score_replies=score,
+            processing_class=tokenizer,
+            train_dataset=rows["train"],
+            eval_dataset=rows["eval"],
+            peft_config=lora_config(section, model.config.num_hidden_layers),
+        )
+    if config.packing:
+        check_apart(trainer.model, trainer.data_collator, list(rows["eval"].select(range(min(2, len(rows["eval"]))))))
+    elif len(trainer.train_dataset) != len(rows["train"]):
+        raise TrainingError(
+            f"the trainer kept {len(trainer.train_dataset)} of {len(rows['train'])} training rows; none may be lost"
+        )
+    _tell(
+        f"{section.method} in {compute} on {pick_device()}, {attention(compute)} attention, batches of {batch.per_device} x "
+        f"{batch.accumulation} x {config.world_size}: {len(rows['train'])} rows"
+    )
+    return trainer
+
+
+def _check_processes(section: Train, started: int) -> None:
+    if section.accelerate_config is None:
+        return
+    wanted = parse_yaml(Path(section.accelerate_config).read_text(encoding="utf-8")).get("num_processes")
+    if started != wanted:
+        raise TrainingError(
+            f"{section.accelerate_config}: wants {wanted} processes, and `accelerate launch` started {started}; correct "
+            "num_processes, or distributed_type (deployments/accelerate/cpu2.yaml for processors)"
+        )
+
+
+def _load(section: Train, start: Path, weights: str, compute: str) -> Any:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quantised: dict[str, Any] = {}
+    if section.method == "qlora":
+        settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": compute}
+        quantised = {
+            "quantization_config": BitsAndBytesConfig(load_in_4bit=True, **settings),
+            "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))},
+        }
+    return AutoModelForCausalLM.from_pretrained(start, dtype=weights, attn_implementation=attention(compute), **quantised)
+
+
+def _sources(rows: "pa.Table", input_ids: Any) -> list[str]:
+    """Where the rows of a padded batch come from, FILE:LINE."""
+    batch = [row.tolist() for row in input_ids]
+    ids = (row.as_py() for row in rows["input_ids"])
+    return [
+        source.as_py()
+        for source, row in zip(rows["source"], ids, strict=True)
+        if any(padded[: len(row)] == row for padded in batch)
+    ]
+
+
+def _save_probe(trainer: Any, probe: list[list[int]], folder: Path) -> None:
+    """The logits of the model as it stands in memory, to compare the saved one with; not of one that is spread over devices."""
+    from safetensors.torch import save_file
+
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        logits = logits_of(trainer.model, probe)
+        save_file({str(number): rows for number, rows in enumerate(logits)}, folder / "probe.safetensors")
+
+
+def _count(model: Any) -> dict[str, int]:
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return {
+        "n_parameters": sum(size for size, _ in sizes),
+        "n_trainable": sum(size for size, requires_grad in sizes if requires_grad),
+    }
+
+
+def _release_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _tell(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(line, flush=True)
+
+
+def main() -> int:
+    """One of the processes that `accelerate launch` starts; its error is left in the training's folder for `tasks.train`."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--start", type=Path, required=True, help="folder of the model to train")
+    parser.add_argument("--folder", type=Path, required=True, help="of the training: its checkpoints and its result")
+    arguments = parser.parse_args()
+    die_with_parent()
+    workspace = Workspace.find()
+    try:
+        fit(load_params(workspace.params).train, workspace, arguments.start, arguments.folder)
+    except PipelineError as error:
+        write_atomic(arguments.folder / ERROR, format_error(error).encode())
+        print(format_error(error), file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,438 @@
+"""Training for real on a tiny model: what is resumed, what is refused, what each method leaves, and what is saved."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.chat import Encoder, Message, load_tokenizer
+from tasks.errors import InputError, TrainingError
+from tasks.files import tree_digest
+from tasks.fit import Fit
+from tasks.params import load_params
+from tasks.paths import Workspace
+from tasks.records import TrainedModel
+from tasks.train import train
+from tasks.warm_start import starting_model
+from tests.conftest import REPO, edit_params
+
+TRAIN = [sys.executable, "-m", "tasks.train"]
+SMALL = {
+    "train.learning_rate": 0.01,
+    "train.max_steps": 8,
+    "train.eval_steps": 3,
+    "train.lora.layers_to_transform": None,
+    "train.lora.lora_dropout": 0.1,  # draws random numbers, so that a resumed training must go on in their middle
+    "train.lora.r": 4,
+}
+LORA = {"train.method": "lora"}
+Prepare = Callable[..., Workspace]
+
+
+def conversations(first: int, last: int) -> list[list[Message]]:
+    """Of two turns, each with its number in it, of different lengths."""
+    return [
+        [
+            {"role": "user", "content": f"Where is order {number}? {'It is late. ' * (number % 5)}"},
+            {"role": "assistant", "content": f"[delivery | low]\nOrder {number} is on its way."},
+            {"role": "user", "content": "When will it be here?"},
+            {"role": "assistant", "content": f"[delivery | normal]\nIn {number % 7 + 1} days."},
+        ]
+        for number in range(first, last)
+    ]
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, tiny_base: Path) -> Prepare:
+    """A workspace as the stages before `train` leave it, with 40 rows to train on and 6 to watch, and without code or DVC."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def make(name: str = "workspace", **settings: Any) -> Workspace:
+        workspace = Workspace(tmp_path / name)
+        shutil.copytree(REPO / "deployments" / "accelerate", workspace.root / "deployments" / "accelerate")
+        for file in ("params.yaml", "dvc.yaml"):
+            shutil.copyfile(REPO / file, workspace.root / file)
+        edit_params(workspace, SMALL | settings)
+        shutil.copytree(tiny_base, workspace.base)
+        encode = Encoder(load_tokenizer(workspace.base))
+        workspace.prepared.mkdir(parents=True)
+        for split, first, last in (("train", 0, 40), ("eval", 40, 46)):
+            tokens = encode(conversations(first, last))
+            columns = {
+                "input_ids": [row["input_ids"] for row in tokens],
+                "labels": [row["labels"] for row in tokens],
+                "n_tokens": [len(row["input_ids"]) for row in tokens],
+                "source": [f"data/raw/made.jsonl:{number}" for number in range(first + 1, last + 1)],
+            }
+            lists = pa.list_(pa.int32())
+            schema = {"input_ids": lists, "labels": lists, "n_tokens": pa.int64(), "source": pa.string()}
+            pq.write_table(pa.table(columns, schema=pa.schema(list(schema.items()))), workspace.prepared / f"{split}.parquet")
+        return workspace
+
+    return make
+
+
+def run(workspace: Workspace) -> TrainedModel:
+    """The stage, in this process."""
+    params = load_params(workspace.params)
+    return train(params.train, starting_model(params, workspace), workspace)
+
+
+def logged(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> tuple[TrainedModel, Fit]:
+    """A training with what transformers logged."""
+    import tasks.train
+
+    found: list[Fit] = []
+
+    def keep(fit: Fit, folder: Path) -> None:
+        found.append(fit)
+
+    monkeypatch.setattr(tasks.train, "_write_curves", keep)
+    record = run(workspace)
+    return record, found[0]
+
+
+def losses(fit: Fit) -> list[tuple[float, float]]:
+    """Loss and learning rate of each step."""
+    return list(zip(fit.values("loss"), fit.values("learning_rate"), strict=True))
+
+
+class Killed(BaseException):
+    """What a test raises in the place of a SIGKILL."""
+
+
+def die(*_: object) -> None:
+    raise Killed
+
+
+def die_in(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the training end without a word in the middle of a step."""
+    from tasks.sft_trainer import Trainer
+
+    whole = Trainer.training_step
+
+    def training_step(self: Any, *arguments: Any, **settings: Any) -> Any:
+        if self.state.global_step == step - 1:
+            raise Killed
+        return whole(self, *arguments, **settings)
+
+    monkeypatch.setattr(Trainer, "training_step", training_step)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train.method": "lora"},
+        {"train.method": "full"},
+        {"train.method": "lora", "train.gradient_accumulation_steps": 2},
+        {"train.method": "lora", "train.sft": {"train_sampling_strategy": "random"}},
+    ],
+    ids=["lora", "full", "accumulated", "random order"],
+)
+def test_interrupted_and_resumed_equals_uninterrupted(
+    prepared: Prepare, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], settings: dict[str, Any]
+) -> None:
+    """In the middle of the second epoch of 10 steps."""
+    rows = 4 // settings.get("train.gradient_accumulation_steps", 1)
+    settings = {**settings, "train.per_device_train_batch_size": rows, "train.max_steps": 16}
+    whole = prepared("whole", **settings)
+    with monkeypatch.context() as patch:
+        record, uninterrupted = logged(whole, patch)
+    broken = prepared("broken", **settings)
+    with monkeypatch.context() as patch:
+        die_in(15, patch)
+        with pytest.raises(Killed):
+            run(broken)
+    capfd.readouterr()
+    resumed_record, resumed = logged(broken, monkeypatch)
+    assert "resumed from checkpoint-12" in capfd.readouterr().out
+    assert losses(resumed) == losses(uninterrupted)
+    assert resumed.values("eval_loss") == uninterrupted.values("eval_loss")
+    assert resumed_record.digest == record.digest
+    assert not list(broken.checkpoints.glob("*"))
+
+
+def test_what_died_after_the_last_step_is_not_trained_again(
+    prepared: Prepare, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import tasks.train
+
+    workspace = prepared(**LORA)
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks.train, "check_saved", die)
+        with pytest.raises(Killed):
+            run(workspace)
+    capfd.readouterr()
+    record = run(workspace)
+    assert "step" not in capfd.readouterr().out
+    assert record.steps == 8
+    assert record.digest == run(prepared("again", **LORA)).digest
+
+
+def test_a_training_that_died_at_its_last_checkpoint_does_not_go_beyond(
+    prepared: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tasks.fit
+
+    whole = run(prepared("whole", **LORA))
+    workspace = prepared(**LORA)
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks.fit, "check_losses", die)
+        with pytest.raises(Killed):
+            run(workspace)
+    assert list(workspace.checkpoints.glob("*/checkpoint-8/COMPLETE"))
+    record = run(workspace)
+    assert (record.steps, record.digest) == (8, whole.digest)
+
+
+def test_sigterm_saves_a_checkpoint_and_leaves(prepared: Prepare, capfd: pytest.CaptureFixture[str]) -> None:
+    whole = run(prepared("whole", **LORA, **{"train.max_steps": 100, "train.eval_steps": 99}))
+    workspace = prepared(**LORA, **{"train.max_steps": 100, "train.eval_steps": 99})
+    process = subprocess.Popen(TRAIN, cwd=workspace.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 5/100"):
+            break
+    process.send_signal(signal.SIGTERM)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    saved = int(rest.rpartition("saved checkpoint-")[2])
+    assert 5 <= saved < 99
+    assert not workspace.record("train").exists()
+    assert run(workspace).digest == whole.digest
+    assert f"resumed from checkpoint-{saved}\n" in capfd.readouterr().out
+
+
+def test_a_loss_that_is_no_number_names_its_rows(prepared: Prepare) -> None:
+    """The base model says nan at one token, which one row of the training alone has."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    workspace = prepared(**{"train.method": "full", "train.num_train_epochs": 2, "train.max_steps": -1})
+    tokenizer = load_tokenizer(workspace.base)
+    weights = load_file(workspace.base / "model.safetensors")
+    rows = [set(row) for row in _column(workspace, "input_ids")]
+    only, token = next(
+        (number, token)
+        for number, row in enumerate(rows)
+        for token in row
+        if sum(token in other for other in rows) == 1 and token not in tokenizer.all_special_ids
+    )
+    weights["model.embed_tokens.weight"][token] = torch.nan
+    weights["lm_head.weight"] = torch.randn_like(weights["model.embed_tokens.weight"]) / 8
+    save_file(weights, workspace.base / "model.safetensors", {"format": "pt"})
+    config = json.loads((workspace.base / "config.json").read_text())
+    (workspace.base / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    with pytest.raises(TrainingError, match=r"the loss is nan in step \d+, on the rows .*train\.learning_rate") as error:
+        run(workspace)
+    named = str(error.value).partition("on the rows ")[2].partition(";")[0].split(", ")
+    assert f"data/raw/made.jsonl:{only + 1}" in named
+    assert len(named) == 4
+
+
+def test_a_gradient_that_is_no_number_stops_the_training(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from trl import SFTTrainer
+
+    monkeypatch.setattr(SFTTrainer, "_clip_grad_norm", lambda self, model: torch.tensor(torch.inf))
+    with pytest.raises(TrainingError, match=r"norm of the gradient is inf in step 1, on the rows data/raw/made\.jsonl:"):
+        run(prepared(**LORA))
+
+
+def test_weights_that_do_not_move_are_named(prepared: Prepare) -> None:
+    with pytest.raises(TrainingError, match=r"\d+ of \d+ trainable parameters are the same after 8 steps.*train\.learning_rate"):
+        run(prepared(**{"train.method": "full", "train.learning_rate": 1e-30}))
+
+
+def test_memory_that_runs_out_halves_the_batch_and_not_the_step(
+    prepared: Prepare, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from trl import SFTTrainer
+
+    with monkeypatch.context() as patch:
+        _, roomy = logged(prepared("roomy", **LORA, **{"train.lora.lora_dropout": 0.0}), patch)
+    whole = SFTTrainer.training_step
+
+    def training_step(self: Any, model: Any, inputs: dict[str, Any], *arguments: Any, **settings: Any) -> Any:
+        if len(inputs["input_ids"]) > 1 and self.state.global_step >= 4:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried …")
+        return whole(self, model, inputs, *arguments, **settings)
+
+    monkeypatch.setattr(SFTTrainer, "training_step", training_step)
+    record, tight = logged(prepared("tight", **LORA, **{"train.lora.lora_dropout": 0.0}), monkeypatch)
+    assert (record.per_device_train_batch_size, record.gradient_accumulation_steps) == (1, 4)
+    out = capfd.readouterr().out
+    assert "out of memory; on with batches of 2 and 2 of them a step" in out
+    assert "out of memory; on with batches of 1 and 4 of them a step" in out
+    assert tight.values("loss") == pytest.approx(roomy.values("loss"), rel=1e-4)
+
+
+def test_memory_that_does_not_do_for_one_row_is_told(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl import SFTTrainer
+
+    def training_step(self: Any, *arguments: Any, **settings: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(SFTTrainer, "training_step", training_step)
+    with pytest.raises(TrainingError, match="out of memory with one row at a time"):
+        run(prepared(**LORA))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train.lora.use_rslora": True},
+        {"train.lora.use_dora": True},
+        {"train.sft": {"neftune_noise_alpha": 5}},
+        {"train.sft": {"loss_type": "dft"}},
+        {"train.sft": {"activation_checkpointing": True}},
+        {"train.sft": {"gradient_checkpointing": True}},
+        {"train.sft": {"packing": True, "max_length": 256}},
+        {"train.sft": {"full_determinism": True, "optim": "adafactor"}},
+        {"train.completion_only_loss": True},
+    ],
+    ids=lambda settings: next(iter(settings)).removeprefix("train.") + str(next(iter(settings.values()))),
+)
+def test_each_method_trains_another_model_that_is_saved_as_trained(
+    prepared: Prepare, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, fit = logged(prepared(**LORA, **settings), monkeypatch)
+    assert record.merge_error is not None
+    assert record.merge_error < 1e-4
+    if "dft" not in str(settings):  # its loss is another one, and rises as the model learns
+        assert fit.values("eval_loss")[-1] < fit.values("eval_loss")[0]
+    if "gradient_checkpointing" not in str(settings) and "activation" not in str(settings):
+        plain, _ = logged(prepared("plain", **LORA), monkeypatch)
+        assert record.digest != plain.digest
+
+
+def test_replies_are_scored_and_the_best_checkpoint_is_taken(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a rate that ruins what it trained, the best step is not the last one, and training ends before its time."""
+    settings = {
+        "train.method": "full",
+        "train.max_steps": 60,
+        "train.learning_rate": 1.0,
+        "train.lr_scheduler_type": "linear",
+        "train.warmup_steps": 60,
+        "train.predict_with_generate": True,
+        "train.metric_for_best_model": "eval_loss",
+        "train.early_stopping_patience": 2,
+    }
+    record, fit = logged(prepared(**settings), monkeypatch)
+    scores = fit.values("eval_loss")
+    assert record.best_step == 3 * scores.index(min(scores)) > 0
+    assert record.steps == record.best_step + 6 < 60
+    assert len(fit.values("eval_chrf")) == len(fit.values("eval_exact_match")) == len(scores)
+    early = {**settings, "train.max_steps": record.best_step, "train.early_stopping_patience": None}
+    same, _ = logged(prepared("until the best", **early), monkeypatch)
+    assert same.digest == record.digest
+
+
+def test_replies_are_those_that_the_model_gives(prepared: Prepare) -> None:
+    """A model trained long enough on one row answers it word for word."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tasks.reply_scores import score_replies
+
+    workspace = prepared()
+    tokenizer = load_tokenizer(workspace.base)
+    (row,) = Encoder(tokenizer)(conversations(0, 1))
+    model = AutoModelForCausalLM.from_pretrained(workspace.base)
+    before = score_replies(model, tokenizer, [dict(row)])  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+    for _ in range(60):
+        loss = model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = score_replies(model, tokenizer, [dict(row), dict(row)])  # type: ignore[arg-type]
+    assert before["eval_exact_match"] == 0
+    assert before["eval_chrf"] < 30
+    assert after == {"eval_exact_match": 1.0, "eval_chrf": pytest.approx(100)}
+
+
+def test_two_processes_train_as_one_does(prepared: Prepare) -> None:
+    """In each step four rows: two processes with two each, or one that takes two twice."""
+    same = {"train.sft": {"train_sampling_strategy": "sequential"}, "train.lora.lora_dropout": 0.0, **LORA}
+    one = run(prepared("one", **same, **{"train.per_device_train_batch_size": 2, "train.gradient_accumulation_steps": 2}))
+    workspace = prepared(
+        "two", **same, **{"train.per_device_train_batch_size": 2, "train.accelerate_config": "deployments/accelerate/cpu2.yaml"}
+    )
+    done = subprocess.run(TRAIN, cwd=workspace.root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    two = TrainedModel.read(workspace.record("train"))
+    assert done.stdout.count("step 8/8 loss") == 1
+    assert (two.steps, two.n_trainable) == (one.steps, one.n_trainable)
+    assert two.train_loss == pytest.approx(one.train_loss, rel=1e-4)
+    assert two.eval_loss_after == pytest.approx(one.eval_loss_after, rel=1e-4)
+    assert two.digest == tree_digest(workspace.candidate)
+
+
+def test_an_error_of_a_launched_process_is_told_as_its_own(
+    prepared: Prepare, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The launcher itself only says that a process left with 1."""
+    import tasks.fit
+
+    workspace = prepared(
+        **{"train.method": "full", "train.learning_rate": 1e-30, "train.accelerate_config": "deployments/accelerate/cpu2.yaml"}
+    )
+
+    class Launcher:
+        def __init__(self, command: list[str], **_: object) -> None:
+            monkeypatch.setattr(sys, "argv", command[command.index("tasks.fit") :])
+            monkeypatch.setattr(tasks.fit, "die_with_parent", lambda: None)
+            monkeypatch.setattr(tasks.fit, "_check_processes", lambda *_: None)
+            self.code = tasks.fit.main()
+
+        def wait(self) -> int:
+            return self.code
+
+    monkeypatch.chdir(workspace.root)
+    monkeypatch.setattr(subprocess, "Popen", Launcher)
+    with pytest.raises(TrainingError, match="trainable parameters are the same after 8 steps"):
+        run(workspace)
+
+
+def test_a_launcher_that_starts_too_few_processes_is_told(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.fit import _check_processes
+
+    workspace = prepared(**{"train.accelerate_config": "deployments/accelerate/cpu2.yaml"})
+    monkeypatch.chdir(workspace.root)
+    with pytest.raises(TrainingError, match="wants 2 processes, and `accelerate launch` started 1"):
+        _check_processes(load_params(workspace.params).train, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"train.sft": {"neftune_noise": 5}}, r"train\.sft\.neftune_noise: TRL .* has no such field.*neftune_noise_alpha\?"),
+        ({"train.sft": {"report_to": "tensorboard"}}, "train: trl .* refuses these values: .*tensorboard"),
+        ({"train.sft": {"optim": "adamw_of_mine"}}, "refuses these values: .*adamw_of_mine"),
+        ({"train.sft": {"packing": True, "max_length": 20}}, r"train\.sft\.max_length is 20, and a row has"),
+        ({"train.method": "qlora"}, "qlora needs CUDA and bitsandbytes, and PyTorch sees no CUDA device"),
+        ({"train.dtype": "float16"}, "float16 needs CUDA"),
+        ({"train.accelerate_config": "deployments/accelerate/none.yaml"}, "no such file; `accelerate config` writes one"),
+        ({"train.lora.target_modules": ["no_such_module"]}, "refuses these values: Target modules .*no_such_module"),
+        ({"train.lora.layers_to_transform": [0, 7]}, r"layers_to_transform: the model has the layers 0 to 1, not \[7\]"),
+    ],
+    ids=["unknown field", "no tracker", "no optimizer", "short pack", "qlora", "float16", "no devices", "no module", "no layer"],
+)
+def test_what_cannot_be_trained_is_refused_in_words(prepared: Prepare, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises((InputError, TrainingError), match=words):
+        run(prepared(**{**LORA, **settings}))
+
+
+def _column(workspace: Workspace, name: str) -> list[Any]:
+    import pyarrow.parquet as pq
+
+    found: list[Any] = pq.read_table(workspace.prepared / "train.parquet")[name].to_pylist()
+    return found
