@@ -117,6 +117,14 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("new", metavar="B", nargs="?", help="likewise (default: the raw data as they stand)")
     diff.set_defaults(command=commands.diff)
 
+    template = subcommands.add_parser("template", help="the chat template").add_subparsers(required=True, metavar="COMMAND")
+    preview = template.add_parser(
+        "show", parents=[common], help="a conversation as the model reads it, with what the loss counts on marked"
+    )
+    preview.add_argument("--template", metavar="NAME|FILE", help="another one to try (default: the one of data/base)")
+    preview.add_argument("--row", type=int, metavar="N", help="row of the train split (default: a short conversation)")
+    preview.set_defaults(command=commands.show_template)
+
     compare = subcommands.add_parser("compare", parents=[common], help="ask base, champion and candidate the same thing")
     compare.add_argument("prompt", help="what a user would write")
     compare.add_argument("--system", metavar="TEXT", help="the system prompt (default: the most frequent of the training data)")

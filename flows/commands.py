@@ -165,6 +165,24 @@ def reproduce(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def show_template(arguments: argparse.Namespace) -> int:
+    """What the loss counts on is green on a terminal, and between `>>>` and `<<<` elsewhere."""
+    from tasks.chat import load_tokenizer
+    from tasks.template_preview import DEMONSTRATION, marked, row_of, template_of
+
+    workspace = Workspace.find(arguments.workspace)
+    tokenizer = load_tokenizer(workspace.base)
+    if arguments.template is not None:
+        tokenizer.chat_template = template_of(arguments.template)
+    split, row = workspace.prepared / "train.parquet", arguments.row
+    messages, tools = (DEMONSTRATION, []) if row is None else row_of(split, row)
+    pieces = list(marked(tokenizer, messages, tools))
+    before, after = ("\x1b[32m", "\x1b[0m") if sys.stdout.isatty() else (">>>", "<<<")
+    text = "".join(f"{before}{piece}{after}" if supervised else piece for piece, supervised in pieces)
+    _show(arguments, {"pieces": [{"text": piece, "supervised": supervised} for piece, supervised in pieces]}, text)
+    return 0
+
+
 def compare(arguments: argparse.Namespace) -> int:
     """Answers are printed as they come."""
     from tasks.compare import answers

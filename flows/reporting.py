@@ -1,21 +1,11 @@
 """Records as artifacts of the dashboard, and the named states that a run ends in."""
 
 import base64
-import re
-import time
-from collections.abc import Callable
 from functools import singledispatch
 from typing import Any
-from uuid import UUID
 
 from prefect import State
-from prefect.artifacts import (
-    create_image_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 from prefect.states import Completed
 
 from tasks.decision_text import markdown
@@ -33,7 +23,6 @@ from tasks.records import (
 )
 
 _STATE_NAMES = {"FAIL": "Rejected", "INCONCLUSIVE": "Inconclusive"}
-_STEP = re.compile(r"step (\d+)/(\d+) ")
 
 
 def final_state(decision: GateDecision, receipt: PushReceipt | None, held: str | None = None) -> State[Any]:
@@ -50,6 +39,11 @@ def final_state(decision: GateDecision, receipt: PushReceipt | None, held: str |
     if receipt.published:
         return Completed(name="Published", message=receipt.summary())
     return Completed(name="Unchanged", message=receipt.summary())
+
+
+def image_url(svg: str) -> str:
+    """A picture as an address that holds it."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def report_parameters(workspace: Workspace, reason: str) -> None:
@@ -95,8 +89,7 @@ def _(record: PreparedDataset, key: str, workspace: Workspace) -> None:
 @_details.register
 def _(record: TrainedModel, key: str, workspace: Workspace) -> None:
     curves = {"train loss": read_curve(workspace.plots / "train.csv"), "eval loss": read_curve(workspace.plots / "eval.csv")}
-    picture = base64.b64encode(curves_svg(curves, "step").encode()).decode()
-    create_image_artifact(key="loss", image_url=f"data:image/svg+xml;base64,{picture}", description="Loss by optimizer step")
+    create_image_artifact(key="loss", image_url=image_url(curves_svg(curves, "step")), description="Loss by optimizer step")
 
 
 @_details.register
@@ -108,27 +101,3 @@ def _(record: EvalReport, key: str, workspace: Workspace) -> None:
 @_details.register
 def _(record: GateDecision, key: str, workspace: Workspace) -> None:
     create_markdown_artifact(key="decision", markdown=markdown(record), description=f"The gate's decision: {record.verdict}")
-
-
-class TrainingProgress:
-    """Passes a training's output on to the log and keeps a progress artifact up to date, at most once a second."""
-
-    def __init__(self, log: Callable[[str], None]) -> None:
-        self._log = log
-        self._artifact: UUID | None = None
-        self._updated = 0.0
-
-    def __call__(self, line: str) -> None:
-        self._log(line)
-        if found := _STEP.match(line):
-            done, total = int(found[1]), int(found[2])
-            if done == total or time.monotonic() - self._updated >= 1:
-                self._update(100 * done / total)
-
-    def _update(self, percent: float) -> None:
-        self._updated = time.monotonic()
-        if self._artifact is None:
-            created = create_progress_artifact(progress=percent, key="training", description="Optimizer steps done")
-            self._artifact = created if isinstance(created, UUID) else UUID(str(created))
-        else:
-            update_progress_artifact(self._artifact, progress=percent)

@@ -11,11 +11,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
 import tasks.preflight
-from flows.reporting import TrainingProgress, report
+from flows.reporting import report
 from flows.status import READ_REGISTRY, stale_stages
 from flows.token import hub_token
+from flows.training_progress import TrainingProgress
 from tasks.errors import TransientError
-from tasks.params import load_params
+from tasks.params import Params, load_params
 from tasks.paths import ROLES, Workspace
 from tasks.records import GateDecision, PushReceipt, Record, VersionRecord
 from tasks.refusals import why_refused
@@ -37,10 +38,14 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
+def _reads_registry(stage: str, params: Params) -> bool:
+    return stage in READ_REGISTRY or (stage == "train" and params.train.start_from == "champion")
+
+
 def _run_stage(workspace: Workspace, stage: str, forced: bool) -> Record:
     logger = get_run_logger()
     params = load_params(workspace.params)
-    with hub_token(params.push.registry == "hub" and stage in READ_REGISTRY):
+    with hub_token(params.push.registry == "hub" and _reads_registry(stage, params)):
         if not forced and not stale_stages(workspace, params, [stage]):
             logger.info("%s: unchanged", stage)
         else:

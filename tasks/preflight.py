@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,12 @@ from tasks.errors import InputError, PipelineError, TransientError
 from tasks.guidelines import load_policy
 from tasks.params import Params
 from tasks.paths import Workspace
+from tasks.process import parse_error
 from tasks.readers import find_raw_files
 from tasks.records import BaseModelRecord, PreparedDataset
 from tasks.registry import open_registry
 from tasks.sections import FolderBase
+from tasks.sft_config import asks_more
 from tasks.statistics import power_at_no_difference
 
 _GIGABYTE = 1 << 30
@@ -83,6 +86,18 @@ def _base(workspace: Workspace, params: Params) -> str:
     if workspace.record("base").is_file():
         return f"{BaseModelRecord.read(workspace.record('base')).source} was fetched"
     return f"the first run fetches it ({params.base.source})"
+
+
+def _train(workspace: Workspace, params: Params) -> str:
+    """TRL itself is asked, in a process of its own so that this one stays small, where the section names what only it knows."""
+    if not asks_more(params.train):
+        return f"train.method {params.train.method}"
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks.sft_config"], cwd=workspace.root, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise parse_error(done.stderr.splitlines()) or InputError(f"train: {done.stderr.strip() or 'the check of it was killed'}")
+    return f"train.method {params.train.method}; TRL takes {', '.join(params.train.sft) or 'it'}"
 
 
 def _registry(workspace: Workspace, params: Params) -> str:
@@ -183,6 +198,7 @@ def _gate(workspace: Workspace, params: Params) -> str:
 _QUICK: dict[str, _Ask] = {
     "data": _data,
     "base": _base,
+    "train": _train,
     "registry": _registry,
     "record": _record,
     "disk": _disk,

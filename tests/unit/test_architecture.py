@@ -38,6 +38,8 @@ COMMON = {
 }
 PURE = {
     "accepted",
+    "chat_template",
+    "template_preview",
     "checkpoints",
     "fit",
     "reply_scores",

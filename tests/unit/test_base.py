@@ -45,7 +45,9 @@ def target(tmp_path: Path) -> Path:
 
 
 def fetch(source: Path, target: Path, sha256: str = "") -> BaseModelRecord:
-    section = FolderBase(source="folder", path=str(source), sha256=sha256 or sha256_file(source / "model.safetensors"))
+    section = FolderBase(
+        source="folder", chat_template=None, path=str(source), sha256=sha256 or sha256_file(source / "model.safetensors")
+    )
     return fetch_base(section, target, target.parent / "base.json")
 
 

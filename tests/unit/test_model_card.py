@@ -85,7 +85,7 @@ def test_without_a_license_none_is_claimed(facts: CardFacts) -> None:
 
 
 def test_base_of_the_hub_is_named_in_the_metadata(facts: CardFacts) -> None:
-    base = HubBase(source="hub", repo_id="org/model", revision="a" * 40, sha256="b" * 64)
+    base = HubBase(source="hub", chat_template=None, repo_id="org/model", revision="a" * 40, sha256="b" * 64)
     assert front_matter(model_card(replace(facts, base_section=base)))["base_model"] == "org/model"
 
 

@@ -72,7 +72,7 @@ def test_nothing_that_changes_a_result_has_a_default(tree: dict[str, Any]) -> No
 
 
 def test_every_fault_is_reported_at_once_with_its_path(tree: dict[str, Any]) -> None:
-    put(tree, "base", {"source": "hub", "repo_id": "owner/name", "revision": "main", "sha256": SHA256})
+    put(tree, "base", {"source": "hub", "repo_id": "owner/name", "revision": "main", "sha256": SHA256, "chat_template": None})
     put(tree, "prepare.eval_fraction", 0.9)
     put(tree, "train.learning_rat", 0.1)
     put(tree, "train.max_steps", 0)
@@ -154,7 +154,7 @@ def test_splits_that_leave_no_training_rows_are_refused(tree: dict[str, Any], ev
     ],
 )
 def test_a_base_model_may_come_from_three_sources(tree: dict[str, Any], section: dict[str, str], kind: type) -> None:
-    tree["base"] = section
+    tree["base"] = {"chat_template": None, **section}
     assert type(parse_params(tree, "params.yaml").base) is kind
 
 
@@ -174,7 +174,7 @@ def test_a_base_model_may_come_from_three_sources(tree: dict[str, Any], section:
     ],
 )
 def test_a_base_model_that_could_change_unseen_is_refused(tree: dict[str, Any], section: dict[str, str], path: str) -> None:
-    tree["base"] = section
+    tree["base"] = {"chat_template": None, **section}
     (fault,) = faults(tree)
     assert fault.partition(": ")[0] == path
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tasks import preflight as module
-from tasks.errors import DataError, InputError, NetworkError, PipelineError, RegistryError
+from tasks.errors import DataError, InputError, NetworkError, ParamsError, PipelineError, RegistryError
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.preflight import preflight
@@ -51,7 +51,7 @@ def test_every_fault_is_told_at_once(place: tuple[Workspace, Params], monkeypatc
     workspace, params = place
     (workspace.data / "raw" / "policy.yaml").write_text("topics: 3\n")
     (workspace.data / "registry").write_text("a file")
-    base = FolderBase(source="folder", path="elsewhere", sha256="0" * 64)
+    base = FolderBase(source="folder", chat_template=None, path="elsewhere", sha256="0" * 64)
     params = changed(params, base=base, record=NOWHERE.model_copy(update={"git_branch": "models"}))
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1 << 20))
@@ -69,6 +69,23 @@ def test_every_fault_is_told_at_once(place: tuple[Workspace, Params], monkeypatc
         "0.0 GB of memory are free, training needs about 1.8 GB",
     ):
         assert [fault for fault in faults if text in fault], text
+
+
+def test_trl_is_asked_about_what_only_it_knows(place: tuple[Workspace, Params], monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, params = place
+    asked = []
+
+    def run(command: list[str], **_: Any) -> "subprocess.CompletedProcess[str]":
+        asked.append(command[1:])
+        return subprocess.CompletedProcess(command, 2, "", "noise\nrefit: ParamsError: train.sft.x: no such field\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    preflight(workspace, params)
+    assert not asked
+    unsure = changed(params, train=params.train.model_copy(update={"sft": {"x": 1}}))
+    with pytest.raises(ParamsError, match=r"^train\.sft\.x: no such field$"):
+        preflight(workspace, unsure)
+    assert asked == [["-m", "tasks.sft_config"]]
 
 
 def test_a_place_of_the_record_must_exist(place: tuple[Workspace, Params]) -> None:
