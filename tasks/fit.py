@@ -96,9 +96,10 @@ def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None
     tokenizer = load_tokenizer(workspace.base)
     tables = {name: load_split(workspace.prepared / f"{name}.parquet", section) for name in ("train", "eval")}
     for name, table in tables.items():
-        check_supervision(table, tokenizer.eos_token_id, name)
+        check_supervision(table, tokenizer.eos_token_id, name, partial(source_of, workspace.prepared / f"{name}.parquet"))
     transformers.set_seed(section.seed)
-    trainer, batch = _train(section, folder, partial(_build, section, start, folder, tokenizer, tables), tables["train"])
+    named = partial(_sources, workspace.prepared / "train.parquet")
+    trainer, batch = _train(section, folder, partial(_build, section, start, folder, tokenizer, tables), named)
     if not trainer.is_world_process_zero():
         trainer.save_model(str(weights_of(folder)))
         return
@@ -121,21 +122,28 @@ def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None
 
 
 def load_split(path: Path, section: Train) -> "pa.Table":
-    """`input_ids`, `labels`, `n_tokens` and `source` of a prepared split."""
+    """`input_ids`, `labels` and `n_tokens` of a prepared split."""
     import pyarrow.parquet as pq
 
     if not path.is_file():
         raise StageInputError(f"{path}: missing, so the stage prepare has not finished; run `dvc repro` or `refit run`")
-    table = pq.read_table(path, columns=["input_ids", "labels", "n_tokens", "source"])
+    table = pq.read_table(path, columns=["input_ids", "labels", "n_tokens"])
     return only_last_replies(table) if section.completion_only_loss else table
 
 
-def _train(section: Train, folder: Path, build: Callable[[Batch], Any], rows: "pa.Table") -> tuple[Any, Batch]:
+def source_of(path: Path, row: int) -> str:
+    """Where a row of a prepared split comes from, FILE:LINE; read only where a message needs it."""
+    import pyarrow.parquet as pq
+
+    return str(pq.read_table(path, columns=["source"])["source"][row])
+
+
+def _train(section: Train, folder: Path, build: Callable[[Batch], Any], named: Callable[[Any], list[str]]) -> tuple[Any, Batch]:
     """The trainer after its training; where memory runs out, with a smaller batch and as many rows a step."""
     batch: Batch | None = Batch(section.per_device_train_batch_size, section.gradient_accumulation_steps)
     while batch is not None:
         trainer = build(batch)
-        if _run(trainer, folder, rows):
+        if _run(trainer, folder, named):
             return trainer, batch
         del trainer
         _release_memory()
@@ -148,7 +156,7 @@ def _train(section: Train, folder: Path, build: Callable[[Batch], Any], rows: "p
     )
 
 
-def _run(trainer: Any, folder: Path, rows: "pa.Table") -> bool:
+def _run(trainer: Any, folder: Path, named: Callable[[Any], list[str]]) -> bool:
     """Train from the last checkpoint; False if memory ran out."""
     from accelerate.utils.memory import should_reduce_batch_size
 
@@ -164,7 +172,7 @@ def _run(trainer: Any, folder: Path, rows: "pa.Table") -> bool:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except NotFiniteError as error:
         raise TrainingError(
-            f"{error}, on the rows {', '.join(_sources(rows, error.input_ids)) or 'of a packed batch'}; wanted a finite number "
+            f"{error}, on the rows {', '.join(named(error.input_ids)) or 'of a packed batch'}; wanted a finite number "
             "above 0: lower train.learning_rate, or look at these rows"
         ) from error
     except RuntimeError as error:
@@ -184,7 +192,9 @@ def _build(section: Train, start: Path, folder: Path, tokenizer: Any, tables: "d
     config = sft_config(section, folder, batch)
     _check_processes(section, config.world_size)
     weights, compute = precisions(section)
-    rows = {name: Dataset(table.select(["input_ids", "labels"])) for name, table in tables.items()}
+    # With a fingerprint of our own, or datasets would pickle the whole table to make one: 8 s for a million rows.
+    columns = ["input_ids", "labels"]
+    rows = {name: Dataset(table.select(columns), fingerprint=f"{folder.name}{name}") for name, table in tables.items()}
     lengths = {name: table["n_tokens"].to_pylist() for name, table in tables.items()}
     if config.packing and (longest := max(map(max, lengths.values()))) > config.max_length:
         raise TrainingError(
@@ -243,13 +253,16 @@ def _load(section: Train, start: Path, weights: str, compute: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(start, dtype=weights, attn_implementation=attention(compute), **quantised)
 
 
-def _sources(rows: "pa.Table", input_ids: Any) -> list[str]:
-    """Where the rows of a padded batch come from, FILE:LINE."""
+def _sources(path: Path, input_ids: Any) -> list[str]:
+    """Where the rows of a padded batch of this split come from, FILE:LINE."""
+    import pyarrow.parquet as pq
+
     batch = [row.tolist() for row in input_ids]
-    ids = (row.as_py() for row in rows["input_ids"])
+    table = pq.read_table(path, columns=["input_ids", "source"])
+    rows = (row.as_py() for row in table["input_ids"])
     return [
-        source.as_py()
-        for source, row in zip(rows["source"], ids, strict=True)
+        str(source)
+        for source, row in zip(table["source"], rows, strict=True)
         if any(padded[: len(row)] == row for padded in batch)
     ]
 

@@ -1,7 +1,7 @@
 """What a training must not pass over in silence: rows that teach nothing, weights that stay, a model that is not as saved."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,12 @@ _LOGIT_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
 """Of the merged model's logits against those of model and adapter, as a share of the largest, by precision of the training."""
 
 
-def check_supervision(table: "pa.Table", eos_token_id: int, split: str) -> None:
+def check_supervision(table: "pa.Table", eos_token_id: int, split: str, source: Callable[[int], str]) -> None:
     """Refuse rows on which a trainer would learn nothing, or that would not teach the model to stop.
 
     Args:
-        table: with the columns `labels` (-100 where the loss does not count) and `source` (FILE:LINE).
+        table: with the column `labels`, -100 where the loss does not count.
+        source: where a row of it comes from, FILE:LINE.
 
     Raises:
         TrainingError: with the row's number in its split and its source.
@@ -34,7 +35,7 @@ def check_supervision(table: "pa.Table", eos_token_id: int, split: str) -> None:
         taught = np.where(silent, -100, labels[last])
         for number in np.flatnonzero(silent | (taught != eos_token_id))[:1]:
             row = first + int(number)
-            where = f"{split} row {row} ({table['source'][row]})"
+            where = f"{split} row {row} ({source(row)})"
             if silent[number]:
                 raise TrainingError(f"{where}: no supervised token, the trainer would learn nothing from it; run prepare again")
             raise TrainingError(

@@ -28,14 +28,17 @@ LABELS = pa.list_(pa.int32())
 
 
 def table(*chunks: list[list[int]]) -> pa.Table:
-    """Labels of some rows, each list a chunk, each row with its source."""
-    labels = pa.chunked_array([pa.array(rows, LABELS) for rows in chunks], LABELS)
-    return pa.table({"labels": labels, "source": [f"made.jsonl:{line}" for line in range(1, len(labels) + 1)]})
+    """Labels of some rows, each list a chunk."""
+    return pa.table({"labels": pa.chunked_array([pa.array(rows, LABELS) for rows in chunks], LABELS)})
+
+
+def source(row: int) -> str:
+    return f"made.jsonl:{row + 1}"
 
 
 @pytest.mark.parametrize("rows", [[[-100, 5, EOS]], [[-100, 5, EOS, -100], [5, EOS, -100, 6, EOS, -100, -100]], []])
 def test_rows_that_teach_and_end_are_taken(rows: list[list[int]]) -> None:
-    check_supervision(table(rows, rows), EOS, "train")
+    check_supervision(table(rows, rows), EOS, "train", source)
 
 
 @pytest.mark.parametrize(
@@ -51,11 +54,11 @@ def test_rows_that_teach_and_end_are_taken(rows: list[list[int]]) -> None:
 def test_a_row_that_teaches_nothing_or_no_end_is_named(row: list[int], words: str, last: bool) -> None:
     rows = [[5, EOS], row] if last else [[5, EOS], row, [-100]]
     with pytest.raises(TrainingError, match=rf"eval row 1 \(made\.jsonl:2\): .*{words}"):
-        check_supervision(table(rows), EOS, "eval")
+        check_supervision(table(rows), EOS, "eval", source)
     with pytest.raises(TrainingError, match=rf"eval row 3 \(made\.jsonl:4\): .*{words}"):
-        check_supervision(table([[5, EOS], [7, EOS]], rows).slice(0), EOS, "eval")
-    with pytest.raises(TrainingError, match=rf"eval row 0 \(made\.jsonl:2\): .*{words}"):
-        check_supervision(table(rows).slice(1), EOS, "eval")
+        check_supervision(table([[5, EOS], [7, EOS]], rows).slice(0), EOS, "eval", source)
+    with pytest.raises(TrainingError, match=rf"eval row 0 \(made\.jsonl:1\): .*{words}"):
+        check_supervision(table(rows).slice(1), EOS, "eval", source)
 
 
 def test_only_the_last_run_of_labels_is_left() -> None:
