@@ -7,6 +7,7 @@ from typing import Any
 from tasks.chat import load_tokenizer
 from tasks.environment import pick_device, pick_dtype
 from tasks.errors import StageInputError
+from tasks.model_folder import is_model, load_model
 from tasks.paths import ROLES, Workspace
 from tasks.sections import Evaluate
 
@@ -21,20 +22,19 @@ def answers(section: Evaluate, messages: list[dict[str, str]], workspace: Worksp
         StageInputError: no stage has made a model yet.
     """
     folders = {role: workspace.model(role) for role in ROLES}
-    present = {role: folder for role, folder in folders.items() if (folder / "config.json").is_file()}
+    present = {role: folder for role, folder in folders.items() if is_model(folder)}
     if not present:
         raise StageInputError(f"{workspace.data}: no model to ask; run `refit run`")
     for role, folder in present.items():
-        yield role, _reply(folder, section, messages)
+        yield role, _reply(folder, workspace.base, section, messages)
 
 
-def _reply(folder: Path, section: Evaluate, messages: list[dict[str, str]]) -> str:
+def _reply(folder: Path, base: Path, section: Evaluate, messages: list[dict[str, str]]) -> str:
     import torch
-    from transformers import AutoModelForCausalLM
 
     device = pick_device()
     tokenizer: Any = load_tokenizer(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=pick_dtype(section.dtype)).to(device).eval()
+    model = load_model(folder, base, pick_dtype(section.dtype)).to(device).eval()
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt").to(device)
     with torch.inference_mode():
         output = model.generate(**inputs, max_new_tokens=section.max_new_tokens, do_sample=False)

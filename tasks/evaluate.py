@@ -13,6 +13,7 @@ from tasks.environment import describe, keep_freed_memory, pick_device, pick_dty
 from tasks.errors import EvalError, StageInputError
 from tasks.files import sha256_file, sha256_json, tree_digest, write_jsonl
 from tasks.guidelines import Rulebook
+from tasks.model_folder import is_model, load_model
 from tasks.params import Params
 from tasks.paths import ROLES, Workspace
 from tasks.process import stage_main
@@ -42,10 +43,8 @@ def evaluate(section: Evaluate, guidelines: Guidelines | None, role: str, worksp
         hashes: list[list[str]] = []
         dtype = None
     else:
-        if not (model_folder / "config.json").is_file():
-            raise StageInputError(
-                f"{model_folder}: no config.json, so there is no {role} to score; run `dvc repro` or `refit run`"
-            )
+        if not is_model(model_folder):
+            raise StageInputError(f"{model_folder}: no model, so there is no {role} to score; run `dvc repro` or `refit run`")
         dtype = pick_dtype(section.dtype)
         items, answers, hashes = _score(section, guidelines, model_folder, workspace, dtype)
     _write_items(target / "items.parquet", items)
@@ -106,7 +105,7 @@ def _score(
         if not test.is_file():
             raise StageInputError(f"{test}: missing, so the stage prepare has not finished; run `dvc repro` or `refit run`")
         manager = task_manager(section.general_tasks, workspace.data / "eval")
-        generator, scorer = _load(model_folder, dtype, section)
+        generator, scorer = _load(model_folder, workspace.base, dtype, section)
         docs = target_docs(pq.read_table(test).to_pylist(), generator.tokenizer)
         generation, loss = target_tasks(docs, Rulebook(guidelines) if guidelines else None, section.max_new_tokens)
         options = {"task_manager": manager, "log_samples": True, "bootstrap_iters": 0, "random_seed": None}
@@ -119,9 +118,9 @@ def _score(
     return _items(samples, directions), _answers(samples[TARGET]), _hashes(samples)
 
 
-def _load(folder: Path, dtype: str, section: Evaluate) -> tuple[Any, Any]:
+def _load(folder: Path, base: Path, dtype: str, section: Evaluate) -> tuple[Any, Any]:
     from lm_eval.models.huggingface import HFLM
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     class Generator(HFLM):
         """Marks the replies that were cut off by the length limit; lm-eval itself does not tell."""
@@ -131,7 +130,7 @@ def _load(folder: Path, dtype: str, section: Evaluate) -> tuple[Any, Any]:
             return text if isinstance(tokens, int) or self.eot_token_id in tokens else text + CUT
 
     device = pick_device()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    model = load_model(folder, base, dtype).to(device).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     common = {"pretrained": model, "tokenizer": tokenizer, "device": device, "backend": "causal"}
     return Generator(**common, batch_size=section.generation_batch_size), HFLM(

@@ -54,7 +54,8 @@ def model_card(facts: CardFacts) -> str:
 
 def _metadata(facts: CardFacts) -> dict[str, Any]:
     """The Hub accepts as `base_model` only its own repositories, so that other sources stand in the text alone."""
-    metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["refit", "sft"]}
+    library = "transformers" if facts.train_section.merge else "peft"
+    metadata: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation", "tags": ["refit", "sft"]}
     if facts.license is not None:
         metadata |= {"license": facts.license}
     if isinstance(facts.base_section, HubBase):
@@ -93,11 +94,14 @@ def _usage(facts: CardFacts) -> str:
         messages.insert(0, {"role": "system", "content": facts.system_prompt})
     listed = "".join(f"    {_literal(message)},\n" for message in messages)
     name = f'"{facts.repo_id}"  # revision="v1" is the first version' if facts.repo_id else '"."  # the folder of this file'
+    package, kind = (
+        ("transformers", "AutoModelForCausalLM") if facts.train_section.merge else ("peft", "AutoPeftModelForCausalLM")
+    )
+    imports = sorted((f"from {package} import {kind}", "from transformers import AutoTokenizer"))
     return (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"name = {name}\n"
+        "\n".join(imports) + f"\n\nname = {name}\n"
         "tokenizer = AutoTokenizer.from_pretrained(name)\n"
-        'model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")\n\n'
+        f'model = {kind}.from_pretrained(name, dtype="auto")\n\n'
         f"messages = [\n{listed}]\n"
         'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")\n'
         f"output = model.generate(**inputs, max_new_tokens={facts.max_new_tokens}, do_sample=False)\n"

@@ -61,6 +61,12 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _an_adapter_names_its_base(self) -> Self:
+        if not self.train.merge and not isinstance(self.base, HubBase):
+            raise ValueError("train.merge: false needs base.source: hub, since an adapter names its base model by its repository")
+        return self
+
+    @model_validator(mode="after")
     def _gate_fits_the_guidelines(self) -> Self:
         known = GUIDELINE_METRICS if self.guidelines else PLAIN_METRICS
         if self.gate.learned.metric not in known:

@@ -47,6 +47,7 @@ _ROWS_SEARCHED = 1000
 # Files of the model that hold names and paths of the machine that made it; a vocabulary is full of chance finds.
 _SMALL_FILES = (
     "config.json",
+    "adapter_config.json",
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

@@ -15,11 +15,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.errors import RegistryError, StageInputError
 from tasks.files import MODEL_FILES, sha256_file
+from tasks.model_folder import is_model
 from tasks.paths import Workspace
 from tasks.publishing_sections import Push
 
 # What may be published: a model folder, also in several shards.
-PUBLISHABLE = (*MODEL_FILES, "*.safetensors", "model.safetensors.index.json")
+PUBLISHABLE = (*MODEL_FILES, "*.safetensors", "model.safetensors.index.json", "adapter_config.json")
 CARD, DECISION, TRAINING, PROFILE = "README.md", "decision.json", "training.json", "data_profile.json"
 LOCK, PARAMS = "dvc.lock", "params.yaml"
 DOCUMENTS = (CARD, DECISION, TRAINING, PROFILE, LOCK, PARAMS)
@@ -238,7 +239,7 @@ def publishable_paths(model: Path) -> list[Path]:
         StageInputError: there is no model.
         RegistryError: something in the folder may not be published; each is named.
     """
-    if not (model / "config.json").is_file() or not any(model.glob("*.safetensors")):
+    if not is_model(model) or not any(model.glob("*.safetensors")):
         raise StageInputError(f"{model}: no model (wanted config.json and *.safetensors); run the stage train")
     entries = sorted(os.scandir(model), key=lambda entry: entry.name)
     refused = []

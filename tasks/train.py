@@ -22,10 +22,11 @@ from tasks.environment import describe, work_offline
 from tasks.errors import StageInputError, StageKilled, TrainingError
 from tasks.files import sha256_file, sha256_json, tree_digest, write_atomic
 from tasks.fit import ERROR, Fit, fit, weights_of
+from tasks.model_folder import ADAPTER, load_model, name_base
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.process import on_parent_death, parse_error, stage_main
-from tasks.records import TrainedModel
+from tasks.records import BaseModelRecord, TrainedModel
 from tasks.sft_config import precisions
 from tasks.training_checks import check_merged, check_saved, logits_of
 from tasks.training_section import Train
@@ -119,29 +120,47 @@ def _fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> Non
 
 
 def _save(section: Train, workspace: Workspace, start: Path, weights: Path, probe: list[list[int]]) -> float | None:
-    """Merge, save to data/model, load that again, and compare each with what stood in memory after the training.
+    """Save the merged model, or the adapter, with the tokenizer to data/model; load that again and compare it with what stood in
+    memory after the training.
 
     Returns:
         The largest difference that merging made to a logit, as a share of the largest; None where that could not be compared.
     """
     import torch
-    from safetensors.torch import load_file
     from transformers import AutoConfig
 
     tokenizer = load_tokenizer(workspace.base)
-    model = _merged(section, start, weights)
-    merge_error = None
-    if (weights / "probe.safetensors").is_file():
-        trained = load_file(weights / "probe.safetensors")
-        trained_logits = [trained[str(number)] for number in range(len(probe))]
-        merge_error = check_merged(trained_logits, logits_of(model, probe), precisions(section)[1])
-    model.config.use_cache = True
-    model.to(AutoConfig.from_pretrained(workspace.base).dtype or torch.float32).save_pretrained(workspace.candidate)
+    if section.merge:
+        model = _merged(section, start, weights)
+    else:
+        _copy_adapter(workspace, weights)
+        model = load_model(workspace.candidate, workspace.base, torch.float32)
+    merge_error = _compare(section, model, weights, probe)
+    if section.merge:
+        model.config.use_cache = True
+        model.to(AutoConfig.from_pretrained(workspace.base).dtype or torch.float32).save_pretrained(workspace.candidate)
     tokenizer.save_pretrained(workspace.candidate)
     in_memory = logits_of(model.float(), probe)
     del model
-    check_saved(workspace.candidate, in_memory, probe, tokenizer)
+    check_saved(workspace.candidate, workspace.base, in_memory, probe, tokenizer)
     return merge_error
+
+
+def _copy_adapter(workspace: Workspace, weights: Path) -> None:
+    workspace.candidate.mkdir(parents=True, exist_ok=True)
+    for name in (ADAPTER, "adapter_model.safetensors"):
+        shutil.copyfile(weights / name, workspace.candidate / name)
+    name_base(workspace.candidate, BaseModelRecord.read(workspace.record("base")).source)
+
+
+def _compare(section: Train, model: Any, weights: Path, probe: list[list[int]]) -> float | None:
+    from safetensors.torch import load_file
+
+    if not (weights / "probe.safetensors").is_file():
+        return None
+    trained = load_file(weights / "probe.safetensors")
+    logits = [trained[str(number)] for number in range(len(probe))]
+    return check_merged(logits, logits_of(model, probe), precisions(section)[1])
 
 
 def _merged(section: Train, start: Path, weights: Path) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import TrainingError
+from tasks.model_folder import load_model
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -184,16 +185,18 @@ def check_merged(with_adapter: "Sequence[torch.Tensor]", merged: "Sequence[torch
     return difference
 
 
-def check_saved(folder: Path, in_memory: "Sequence[torch.Tensor]", rows: Sequence[Sequence[int]], tokenizer: Any) -> None:
+def check_saved(
+    folder: Path, base: Path, in_memory: "Sequence[torch.Tensor]", rows: Sequence[Sequence[int]], tokenizer: Any
+) -> None:
     """Load what was saved again and refuse it if it says something else, writes chats otherwise, or would not stop.
 
     Raises:
         TrainingError: as described.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = load_model(folder, base, torch.float32)
     if not all(torch.equal(one, other) for one, other in zip(in_memory, logits_of(model, rows), strict=True)):
         raise TrainingError(f"{folder}: the saved model, loaded again, gives other logits than the one in memory")
     if AutoTokenizer.from_pretrained(folder).chat_template != tokenizer.chat_template:

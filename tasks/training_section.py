@@ -61,6 +61,7 @@ class Train(Section):
         description="champion: go on from the published model where there is one; base: from the base model, always"
     )
     lora: Lora
+    merge: bool = Field(description="true: the candidate is the merged model; false: the adapter alone, for a base of the Hub")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         description="auto: bfloat16 where this processor is fast at it; float16 needs CUDA"
     )
@@ -118,6 +119,12 @@ class Train(Section):
         if value.get("packing") and not isinstance(value.get("max_length"), int):
             raise ValueError("packing needs max_length here too, the tokens of a packed row: at least validate.max_length")
         return value
+
+    @model_validator(mode="after")
+    def _an_adapter_is_of_the_base(self) -> Self:
+        if not self.merge and (self.method == "full" or self.start_from != "base"):
+            raise ValueError("merge: false needs method lora or qlora and start_from: base, since an adapter belongs to its base")
+        return self
 
     @model_validator(mode="after")
     def _best_is_measured(self) -> Self:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tasks.errors import InputError
 from tasks.files import sha256_file, tree_digest
+from tasks.model_folder import is_adapter
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.registry import open_registry
@@ -27,7 +28,7 @@ def starting_model(params: Params, workspace: Workspace) -> Start:
     """The champion, copied out of the registry, where `train.start_from` says so and there is one; else the base model.
 
     Raises:
-        InputError: the champion was trained from another kind of base model.
+        InputError: the champion was trained from another kind of base model, or is an adapter.
         RegistryError, NetworkError: the champion cannot be had.
     """
     base = Start(workspace.base, tree_digest(workspace.base), None)
@@ -41,6 +42,11 @@ def starting_model(params: Params, workspace: Workspace) -> Start:
     folder = workspace.champion_start
     shutil.rmtree(folder, ignore_errors=True)
     registry.fetch(champion.version, folder)
+    if is_adapter(folder):
+        raise InputError(
+            f"train.start_from: champion {champion.version} is an adapter, from which no training can "
+            "go on; set start_from to base"
+        )
     _check_alike(workspace.base, folder, champion.version)
     return Start(folder, champion.digest, champion.version)
 

@@ -64,7 +64,8 @@ def seconds_to_first_step(rows: int, folder: Path) -> tuple[float, float]:
     write_split(workspace.prepared / "eval.parquet", WATCHED, tokenizer.eos_token_id)
     changes = {"method": "full", "max_steps": 1, "learning_rate": 0.01, "warmup_steps": 0}
     section = load_params(REPO / "params.yaml").train.model_copy(update=changes)
-    reached, model_seconds = [], []
+    reached: list[float] = []
+    model_seconds: list[float] = []
     load, evaluate = tasks.fit._load, Trainer.evaluate
 
     def timed(work: Callable[..., Any]) -> Callable[..., Any]:

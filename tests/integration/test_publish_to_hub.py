@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from flows.reporting import final_state
-from tasks.files import hash_tree, tree_digest
+from tasks.files import hash_tree, sha256_file, tree_digest
 from tasks.paths import Workspace
 from tasks.records import GateDecision, PushReceipt
 from tests.conftest import edit_params
@@ -48,6 +48,19 @@ messages = [{"role": "user", "content": "hi"}]
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 model.generate(**inputs, max_new_tokens=3, do_sample=False)
 """
+
+
+LOAD_ADAPTER = """
+import sys
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForCausalLM
+name, revision, folder, base = sys.argv[1:]
+model = AutoPeftModelForCausalLM.from_pretrained(name, revision=revision)
+wanted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).state_dict()
+assert model.state_dict().keys() == wanted.keys()
+assert all(value.equal(wanted[key]) for key, value in model.state_dict().items())
+"""
+BASE_ID = "bases/tiny"
 
 
 class Place(NamedTuple):
@@ -228,6 +241,31 @@ def test_a_token_that_may_not_is_one_line(place: Place, overtaken: dict[str, Any
     assert done.stderr.startswith(f"refit: RegistryError: hub:{REPO_ID}: cannot read: 401 ")
     assert done.stderr.endswith(f"set HF_TOKEN to a valid token with access to {REPO_ID}\n")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_adapter_of_a_base_of_the_hub_is_judged_and_published_alone(
+    place: Place, overtaken: dict[str, Any], tiny_base: Path, tmp_path: Path
+) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi(place.hub.url, token=place.hub.token)
+    api.create_repo(BASE_ID)
+    commit = api.upload_folder(repo_id=BASE_ID, folder_path=tiny_base)
+    base = {"source": "hub", "repo_id": BASE_ID, "revision": commit.oid, "chat_template": None}
+    base["sha256"] = sha256_file(tiny_base / "model.safetensors")
+    settings = [f"base={json.dumps(base)}", "train.method=lora", "train.merge=false", "train.lora.layers_to_transform=null"]
+    settings += ["train.max_steps=30", "train.eval_steps=30"]
+    answer = place.refit("run", *(word for setting in settings for word in ("--set", setting)))
+    assert answer["state"] == "Published", answer
+    files = place.hub.files(REPO_ID, "v4")
+    assert "model.safetensors" not in files
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == BASE_ID
+    assert json.loads(files["adapter_config.json"])["revision"] == commit.oid
+    assert b"AutoPeftModelForCausalLM" in files["README.md"]
+    assert b"library_name: peft" in files["README.md"]
+    where = (REPO_ID, "v4", str(place.workspace.candidate), str(place.workspace.base))
+    done = place.run(sys.executable, "-c", LOAD_ADAPTER, *where, HF_TOKEN=place.hub.token)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_token_stands_nowhere(place: Place, overtaken: dict[str, Any], starting: Any) -> None:

@@ -478,3 +478,51 @@ def test_a_training_goes_on_from_the_champion(
     config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_size": 128}))
     with pytest.raises(InputError, match="champion v1 differs from the base model in hidden_size"):
         run(workspace)
+
+
+def test_an_adapter_alone_is_the_model_that_was_trained(prepared: Prepare) -> None:
+    """It names its base on the Hub; scored on it, loaded by PEFT, and refused on another base."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from tasks.champion import champion
+    from tasks.errors import RegistryError
+    from tasks.model_folder import base_of, load_model
+    from tasks.records import BaseModelRecord
+    from tasks.registry import open_registry
+    from tasks.training_checks import logits_of
+
+    hub = {"source": "hub", "repo_id": "owner/tiny", "revision": "a" * 40, "sha256": "b" * 64, "chat_template": None}
+    workspace = prepared(**LORA, **{"base": hub, "train.merge": False})
+    base = BaseModelRecord(source=f"owner/tiny@{'a' * 40}", digest="c" * 64, files={}, n_parameters=1)
+    base.write(workspace.record("base"))
+    record = run(workspace)
+    names = {path.name for path in workspace.candidate.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "chat_template.jinja"} <= names
+    assert not names & {"model.safetensors", "config.json", "training_args.bin"}
+    assert record.digest == tree_digest(workspace.candidate)
+    assert base_of(workspace.candidate) == base.source
+
+    probe = _column(workspace, "input_ids")[:2]
+    ours = logits_of(load_model(workspace.candidate, workspace.base, torch.float32), probe)
+    plain = AutoModelForCausalLM.from_pretrained(workspace.base, dtype=torch.float32)
+    before = logits_of(plain, probe)
+    theirs = logits_of(PeftModel.from_pretrained(plain, workspace.candidate), probe)
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    assert not any(torch.allclose(one, other) for one, other in zip(ours, before, strict=True))
+    merged = run(prepared("merged", **LORA))
+    assert merged.eval_loss_after == record.eval_loss_after
+
+    registry = open_registry(load_params(workspace.params).push, workspace)
+    registry.publish(workspace.candidate, record.digest, {}, None, "first")
+    workspace.record("train").unlink()
+    assert champion(registry, workspace).version == "v1"
+    base.model_copy(update={"source": f"owner/tiny@{'d' * 40}"}).write(workspace.record("base"))
+    with pytest.raises(
+        RegistryError, match=r"champion v1 is an adapter of owner/tiny@a{40}, and the base model is owner/tiny@d{40}"
+    ):
+        champion(registry, workspace)
+    edit_params(workspace, {"train.merge": True, "train.start_from": "champion"})
+    with pytest.raises(InputError, match="champion v1 is an adapter"):
+        run(workspace)
