@@ -105,12 +105,12 @@ class Watch(TrainerCallback):
 
     def __init__(self) -> None:
         self._terminated = False
-        self._began = 0.0
         self._first_step = 0
-        self._evaluating = 0.0
+        self._step_began = 0.0
+        self._seconds = 0.0  # in steps alone, not in evaluations
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._began, self._first_step = time.monotonic(), state.global_step
+        self._first_step = state.global_step
         self._handler = signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -123,12 +123,15 @@ class Watch(TrainerCallback):
             print(f"step {state.global_step}/{state.max_steps} {' '.join(shown)}{pace}", flush=True)
 
     def _pace(self, state: Any, logs: dict[str, float]) -> str:
-        seconds = time.monotonic() - self._began
-        steps = state.global_step - self._first_step
-        left = (state.max_steps - state.global_step) * seconds / max(steps, 1)
-        return f", {logs.get('num_tokens', 0) / seconds:.0f} tokens/s, {left:.0f} s left"
+        a_step = self._seconds / max(state.global_step - self._first_step, 1)
+        left = (state.max_steps - state.global_step) * a_step
+        return f", {logs.get('num_tokens', 0) / max(self._seconds, 1e-9):.0f} tokens/s, {left:.0f} s left"
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._step_began = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._seconds += time.monotonic() - self._step_began
         if self._agreed():
             control.should_save = True
             control.should_evaluate = False

@@ -81,7 +81,7 @@ def seconds_to_first_step(rows: int, folder: Path) -> tuple[float, float]:
     def on_step_begin(self: Watch, *_: Any, **__: Any) -> None:
         reached.append(time.perf_counter())
 
-    Watch.on_step_begin = on_step_begin
+    Watch.on_step_begin = on_step_begin  # type: ignore[method-assign]
     tasks.fit._load, Trainer.evaluate = timed(load), timed(evaluate)  # type: ignore[method-assign]
     (folder / "run").mkdir()
     began = time.perf_counter()
