@@ -77,7 +77,9 @@ def _(record: ValidationReport, key: str, workspace: Workspace) -> None:
 @_details.register
 def _(record: DriftReport, key: str, workspace: Workspace) -> None:
     rows = [feature.model_dump(mode="json") for feature in record.features]
-    create_table_artifact(key="drift-features", table=rows, description=f"The data against those of {record.reference}")
+    create_table_artifact(
+        key="drift-features", table=rows, description=f"The data against those of {record.reference or 'no version yet'}"
+    )
 
 
 @_details.register

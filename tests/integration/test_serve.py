@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from tasks.paths import Workspace
-from tasks.records import ValidationReport
+from tasks.records import TrainedModel, ValidationReport
 from tests.conftest import edit_params
+from tests.dashboard import Dashboard
 from tests.integration.running import REFIT, Step, execute
 from tests.serving import Service
 
@@ -118,6 +120,42 @@ def test_new_data_start_one_run_and_a_person_publishes(service: Service) -> None
     assert (done.returncode, done.stdout[:10]) == (0, "Published:"), done.stdout + done.stderr
     moves = (service.workspace.data / "registry" / "history.jsonl").read_text().splitlines()
     assert json.loads(moves[-1])["reason"] == "seen by me"
+
+
+def test_a_person_runs_watches_and_approves_in_the_browser(service: Service) -> None:
+    """The form with a value that it refuses, the run's page while it goes on, its artifacts, then the form of `promote`."""
+    steps = TrainedModel.read(service.workspace.record("train")).steps + 1
+    with Dashboard(service.api) as dashboard:
+        dashboard.form("retrain")
+        page = dashboard.page
+        page.get_by_label("reason").fill("by hand, in a browser")
+        page.get_by_role("tab", name="int").click()
+        number = page.locator("input[type=number]")
+        number.fill("-2")
+        dashboard.submit()
+        assert number.evaluate("field => field.validationMessage") == "Value must be greater than or equal to -1."
+        number.fill(str(steps))
+        dashboard.submit()
+        run = dashboard.open_run()
+        service.until(lambda: f"step {steps}/{steps} loss" in dashboard.tab("Logs"), "the training in the run's log")
+        dashboard.wait_for_state("AwaitingApproval")
+        artifacts = dashboard.tab("Artifacts")
+        assert {"training", "loss", "decision", "splits", "quarantine", "parameters"} <= set(artifacts.split())
+        assert f"{steps} of {steps} optimizer steps" in artifacts
+        assert "The gate's decision: PASS" in artifacts
+        assert '"max_steps": ' + str(steps) in dashboard.tab("Parameters")
+        ended = service.ended(UUID(run))
+        assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "AwaitingApproval")
+        assert TrainedModel.read(service.workspace.record("train")).steps == steps
+
+        dashboard.form("promote")
+        page.get_by_label("candidate").fill(ended.state.message.split()[1])
+        page.get_by_label("reason").fill("seen in a browser")
+        dashboard.submit()
+        dashboard.open_run()
+        dashboard.wait_for_state("Published")
+    moves = (service.workspace.data / "registry" / "history.jsonl").read_text().splitlines()
+    assert json.loads(moves[-1])["reason"] == "seen in a browser"
 
 
 def test_a_cancelled_training_ends_soon_and_the_next_run_goes_on_with_it(service: Service) -> None:

@@ -1,0 +1,67 @@
+"""Prefect's dashboard in a headless Chromium, as a person uses it."""
+
+import re
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+SECONDS = 120  # for one step on a busy machine
+
+
+class Dashboard:
+    """A browser at the server of an API address; skips the test where there is no Chromium."""
+
+    def __init__(self, api: str) -> None:
+        self._root = api.removesuffix("/api")
+        found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        if found is None:
+            pytest.skip("no Chromium on this machine: `apt-get install chromium`")
+        self._browser_path = found
+
+    def __enter__(self) -> Self:
+        self._playwright = sync_playwright().start()
+        self._browser = self._playwright.chromium.launch(executable_path=self._browser_path, args=["--no-sandbox"])
+        self.page: Page = self._browser.new_page(viewport={"width": 1400, "height": 1800})
+        self.page.set_default_timeout(SECONDS * 1000)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._browser.close()
+        self._playwright.stop()
+
+    def form(self, flow: str) -> None:
+        """The form of a run with parameters, of the deployment of a flow."""
+        self.page.goto(f"{self._root}/v2/deployments")
+        row = self.page.get_by_role("row").filter(has=self.page.get_by_text(flow, exact=True))
+        row.get_by_role("link").first.click()
+        self.page.get_by_role("button", name="Run", exact=True).click()
+        self.page.get_by_role("menuitem", name="Custom run").click()
+        expect(self.page.get_by_role("heading", name="Parameters")).to_be_visible()
+
+    def submit(self) -> None:
+        self.page.get_by_role("button", name="Submit").click()
+
+    def open_run(self) -> str:
+        """The page of the run that was submitted; gives its id."""
+        self.page.get_by_role("link", name="View run").click()
+        self.page.wait_for_url(re.compile("/runs/flow-run/"))
+        return self.page.url.partition("/flow-run/")[2][:36]
+
+    def wait_for_state(self, name: str) -> None:
+        """Until the page of a run says that it ended so, without a reload."""
+        expect(self.page.get_by_text(name, exact=True).first).to_be_visible(timeout=SECONDS * 2000)
+
+    def tab(self, name: str) -> str:
+        """What a tab of a run's page shows."""
+        self.page.get_by_role("tab", name=name).click()
+        panel = self.page.get_by_role("tabpanel")
+        expect(panel).not_to_be_empty()
+        return panel.inner_text()
+
+    def picture(self, path: Path) -> None:
+        """For whoever writes a test."""
+        self.page.screenshot(path=path, full_page=True)
