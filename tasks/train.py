@@ -28,7 +28,7 @@ from tasks.paths import Workspace
 from tasks.process import on_parent_death, parse_error, stage_main
 from tasks.records import BaseModelRecord, TrainedModel
 from tasks.sft_config import precisions
-from tasks.training_checks import check_merged, check_saved, logits_of
+from tasks.training_checks import check_merged, check_saved, logits_of, round_weights
 from tasks.training_section import Train
 from tasks.warm_start import Start, starting_model
 
@@ -136,11 +136,14 @@ def _save(section: Train, workspace: Workspace, start: Path, weights: Path, prob
         _copy_adapter(workspace, weights)
         model = load_model(workspace.candidate, workspace.base, torch.float32)
     merge_error = _compare(section, model, weights, probe)
+    tokenizer.save_pretrained(workspace.candidate)
+    dtype = AutoConfig.from_pretrained(workspace.base).dtype or torch.float32
+    if section.merge:
+        round_weights(model, dtype)
+    in_memory = logits_of(model, probe)
     if section.merge:
         model.config.use_cache = True
-        model.to(AutoConfig.from_pretrained(workspace.base).dtype or torch.float32).save_pretrained(workspace.candidate)
-    tokenizer.save_pretrained(workspace.candidate)
-    in_memory = logits_of(model.float(), probe)
+        model.to(dtype).save_pretrained(workspace.candidate)
     del model
     check_saved(workspace.candidate, workspace.base, in_memory, probe, tokenizer)
     return merge_error

@@ -185,6 +185,15 @@ def check_merged(with_adapter: "Sequence[torch.Tensor]", merged: "Sequence[torch
     return difference
 
 
+def round_weights(model: Any, dtype: "torch.dtype") -> None:
+    """Give the weights of a model in float32 the values that files of this precision can hold; its buffers are never saved."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(dtype))
+
+
 def check_saved(
     folder: Path, base: Path, in_memory: "Sequence[torch.Tensor]", rows: Sequence[Sequence[int]], tokenizer: Any
 ) -> None:

@@ -55,12 +55,11 @@ class Dashboard:
         """Until the page of a run says that it ended so, without a reload."""
         expect(self.page.get_by_text(name, exact=True).first).to_be_visible(timeout=SECONDS * 2000)
 
-    def tab(self, name: str) -> str:
-        """What a tab of a run's page shows."""
-        self.page.get_by_role("tab", name=name).click()
-        panel = self.page.get_by_role("tabpanel")
-        expect(panel).not_to_be_empty()
-        return panel.inner_text()
+    def shows(self, tab: str, *words: str) -> None:
+        """Waits until a tab of a run's page has all of these words."""
+        self.page.get_by_role("tab", name=tab).click()
+        for text in words:
+            expect(self.page.get_by_role("tabpanel")).to_contain_text(text)
 
     def picture(self, path: Path) -> None:
         """For whoever writes a test."""

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -22,7 +22,7 @@ SECONDS = 240  # on a busy machine; a tenth of it on an idle one
 class Service:
     """Started on a free port with a Prefect home of its own; the context ends it."""
 
-    def __init__(self, workspace: Workspace, home: Path, *options: str) -> None:
+    def __init__(self, workspace: Workspace, home: Path, *options: str, env: Mapping[str, str] | None = None) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -34,6 +34,7 @@ class Service:
             "PREFECT_SERVER_API_PORT": str(port),
             "DO_NOT_TRACK": "1",
             "OMP_NUM_THREADS": "1",
+            **(env or {}),
         }
         self.process: subprocess.Popen[bytes]
 

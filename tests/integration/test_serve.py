@@ -18,6 +18,7 @@ from tasks.records import TrainedModel, ValidationReport
 from tests.conftest import edit_params
 from tests.dashboard import Dashboard
 from tests.integration.running import REFIT, Step, execute
+from tests.postgres import Postgres
 from tests.serving import Service
 
 ZONE = "Asia/Seoul"
@@ -137,13 +138,13 @@ def test_a_person_runs_watches_and_approves_in_the_browser(service: Service) -> 
         number.fill(str(steps))
         dashboard.submit()
         run = dashboard.open_run()
-        service.until(lambda: f"step {steps}/{steps} loss" in dashboard.tab("Logs"), "the training in the run's log")
+        dashboard.shows("Logs", f"step {steps}/{steps} loss")
         dashboard.wait_for_state("AwaitingApproval")
-        artifacts = dashboard.tab("Artifacts")
-        assert {"training", "loss", "decision", "splits", "quarantine", "parameters"} <= set(artifacts.split())
-        assert f"{steps} of {steps} optimizer steps" in artifacts
-        assert "The gate's decision: PASS" in artifacts
-        assert '"max_steps": ' + str(steps) in dashboard.tab("Parameters")
+        dashboard.shows(
+            "Artifacts", "training", f"{steps} of {steps} optimizer steps", "Loss by optimizer step", "Quarantined rows"
+        )
+        dashboard.shows("Artifacts", "The gate's decision: PASS", "Rows and tokens of each split", "by hand, in a browser")
+        dashboard.shows("Parameters", f'"max_steps": {steps}')
         ended = service.ended(UUID(run))
         assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "AwaitingApproval")
         assert TrainedModel.read(service.workspace.record("train")).steps == steps
@@ -178,6 +179,26 @@ def test_a_cancelled_training_ends_soon_and_the_next_run_goes_on_with_it(service
     ended = by_hand(service, dry_run=True)
     assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "NotPublished"), service.log()
     assert f"resumed from {saved.parent.name}" in service.log()
+
+
+def test_on_postgresql_by_one_setting(first: Step, tmp_path: Path) -> None:
+    """Started twice: the second finds what the first registered."""
+    workspace = Workspace(Path(shutil.copytree(first.left.root, tmp_path / "workspace")))
+    with Postgres() as database:
+        env = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url}
+        with Service(workspace, tmp_path / "prefect", "--cron", "0 0 1 1 *", env=env) as service:
+            ended = by_hand(service)
+            assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "Unchanged")
+            service.stop()
+            service.start()
+            assert service.ended(ended.id).state.name == "Unchanged"
+            assert len(service.read("automations")) == 1
+        assert database.ask("select name from flow_run where state_type = 'COMPLETED'") == ended.name
+        assert int(database.ask("select count(*) from flow_run where state_type = 'SCHEDULED'")) >= 1, (
+            "the clock's runs are there"
+        )
+        assert database.ask("select count(*) from deployment") == "2"
+    assert not list((tmp_path / "prefect").glob("prefect.db*"))
 
 
 @pytest.mark.parametrize(

@@ -438,6 +438,47 @@ def _column(workspace: Workspace, name: str) -> list[Any]:
     return found
 
 
+def test_a_model_is_saved_in_the_precision_of_its_base(prepared: Prepare) -> None:
+    """Its weights are rounded to it; what it computes with besides, such as the frequencies of positions, is not."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    workspace = prepared(**LORA)
+    AutoModelForCausalLM.from_pretrained(workspace.base).to(torch.bfloat16).save_pretrained(workspace.base)
+    run(workspace)
+    assert {tensor.dtype for tensor in load_file(workspace.candidate / "model.safetensors").values()} == {torch.bfloat16}
+    assert json.loads((workspace.candidate / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_saved_model_that_is_not_the_one_in_memory_is_refused(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    save = LlamaForCausalLM.save_pretrained
+
+    def save_another(self: Any, folder: Path, *arguments: Any, **settings: Any) -> None:
+        if Path(folder).name == "model":
+            with torch.no_grad():
+                self.lm_head.weight[5] += 1
+        save(self, folder, *arguments, **settings)
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", save_another)
+    workspace = prepared(**LORA)
+    with pytest.raises(TrainingError, match="the saved model, loaded again, gives other logits than the one in memory"):
+        run(workspace)
+    assert not workspace.record("train").exists()
+
+
+def test_a_merged_model_that_says_something_else_is_refused(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the adapter's scale is lost."""
+    from peft.tuners.lora import LoraModel
+
+    monkeypatch.setattr(LoraModel, "merge_and_unload", LoraModel.unload)
+    with pytest.raises(TrainingError, match="the merged model differs from the trained one: logits by"):
+        run(prepared(**LORA, **{"train.max_steps": 40, "train.eval_steps": 40}))
+
+
 def test_a_template_is_shown_with_what_it_would_train(tiny_base: Path, tmp_path: Path) -> None:
     """The base model without its own, with one of TRL's that has the same end of turn."""
     from tasks.base import fetch_base
