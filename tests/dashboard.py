@@ -9,7 +9,8 @@ from typing import Self
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-SECONDS = 120  # for one step on a busy machine
+SECONDS = 240  # for one step on a busy machine
+expect.set_options(timeout=SECONDS * 1000)
 
 
 class Dashboard:
@@ -53,7 +54,7 @@ class Dashboard:
 
     def wait_for_state(self, name: str) -> None:
         """Until the page of a run says that it ended so, without a reload."""
-        expect(self.page.get_by_text(name, exact=True).first).to_be_visible(timeout=SECONDS * 2000)
+        expect(self.page.get_by_text(name, exact=True).first).to_be_visible()
 
     def shows(self, tab: str, *words: str) -> None:
         """Waits until a tab of a run's page has all of these words."""
