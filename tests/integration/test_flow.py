@@ -95,7 +95,7 @@ def test_the_doctor_finds_nothing_or_what_no_model_could_pass(first: Step, tmp_p
     done = execute(first.left, [*REFIT, "doctor", "--json"])
     assert done.returncode == 0, done.stdout
     checks = json.loads(done.stdout)["checks"]
-    assert [check["name"] for check in checks] == ["data", "base", "registry", "record", "disk", "memory", "gate"]
+    assert [check["name"] for check in checks] == ["data", "base", "train", "registry", "record", "disk", "memory", "gate"]
     assert not any(check["fault"] for check in checks)
     strict = Workspace(Path(shutil.copytree(first.left.root, tmp_path / "strict", symlinks=True)))
     edit_params(strict, {"gate.kept.margin": 0.001, "record.dvc_remote": "nowhere"})

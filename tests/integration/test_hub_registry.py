@@ -177,10 +177,10 @@ def test_weights_changed_by_hand_are_not_called_published(hub: Hub, registry: Hu
 def test_foreign_files_are_refused_before_anything_is_sent(hub: Hub, registry: HubRegistry, tmp_path: Path) -> None:
     api = api_of(hub)
     api.create_repo(REPO_ID)
-    operations = [CommitOperationAdd("adapter_config.json", b"{}"), CommitOperationAdd("LICENSE", b"MIT")]
+    operations = [CommitOperationAdd("optimizer.pt", b"{}"), CommitOperationAdd("LICENSE", b"MIT")]
     api.create_commit(REPO_ID, operations, commit_message="by hand")
     refused_unchanged(
-        hub, lambda: publish(registry, tmp_path, "one"), RegistryError, "that no version of a model has: adapter_config.json;"
+        hub, lambda: publish(registry, tmp_path, "one"), RegistryError, "that no version of a model has: optimizer.pt;"
     )
 
 

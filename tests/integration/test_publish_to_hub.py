@@ -254,7 +254,7 @@ def test_an_adapter_of_a_base_of_the_hub_is_judged_and_published_alone(
     base = {"source": "hub", "repo_id": BASE_ID, "revision": commit.oid, "chat_template": None}
     base["sha256"] = sha256_file(tiny_base / "model.safetensors")
     settings = [f"base={json.dumps(base)}", "train.method=lora", "train.merge=false", "train.lora.layers_to_transform=null"]
-    settings += ["train.max_steps=30", "train.eval_steps=30"]
+    settings += ["train.max_steps=30", "train.eval_steps=30", "gate.learned.min_gain=0.01"]
     answer = place.refit("run", *(word for setting in settings for word in ("--set", setting)))
     assert answer["state"] == "Published", answer
     files = place.hub.files(REPO_ID, "v4")

@@ -20,6 +20,8 @@ def test_progress_and_picture_are_two_artifacts_that_are_kept_up_to_date(
 ) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+    from prefect.client.schemas.sorting import ArtifactSort
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.training_progress import TrainingProgress
@@ -28,8 +30,9 @@ def test_progress_and_picture_are_two_artifacts_that_are_kept_up_to_date(
 
     def shown() -> dict[str, dict[str, Any]]:
         with SyncPrefectClient(server) as client:
-            found = client.read_artifacts()
-        mine = [artifact for artifact in found if artifact.key in ("training", "loss") and artifact.flow_run_id is None]
+            keys = ArtifactFilter(key=ArtifactFilterKey(any_=["training", "loss"]))
+            found = client.read_artifacts(artifact_filter=keys, sort=ArtifactSort.CREATED_DESC)
+        mine = [artifact for artifact in found if artifact.flow_run_id is None]
         assert len(mine) == len({artifact.key for artifact in mine})
         return {str(artifact.key): artifact.model_dump() for artifact in mine}
 
