@@ -37,24 +37,26 @@ class TrainingProgress:
             self._curves["eval loss" if name == "eval_loss" else "train loss"].append((done, float(value)))
         if pace := _PACE.search(found[3]):
             text = f"{done} of {total} optimizer steps, {pace[1]}, {_minutes(int(pace[2]))} left"
-            self._progress.show(100 * done / total, text, done == total, _create_progress)
-        url = image_url(curves_svg(self._curves, "step"))
-        self._picture.show(url, "Loss so far by optimizer step", False, _create_picture)
+            if done == total or self._progress.is_due():
+                self._progress.show(100 * done / total, text, _create_progress)
+        if self._picture.is_due():
+            self._picture.show(image_url(curves_svg(self._curves, "step")), "Loss so far by optimizer step", _create_picture)
 
 
 class _Artifact:
-    """Created when it is first shown, then brought up to date at most every so many seconds."""
+    """Created when it is first shown, then brought up to date; due when it was not for so many seconds."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._id: UUID | None = None
         self._shown = 0.0
 
-    def show(self, data: float | str, description: str, now: bool, create: "Callable[[float | str, str], UUID]") -> None:
+    def is_due(self) -> bool:
+        return self._id is None or time.monotonic() - self._shown >= self._seconds
+
+    def show(self, data: float | str, description: str, create: "Callable[[float | str, str], UUID]") -> None:
         if self._id is None:
             self._id = create(data, description)
-        elif not now and time.monotonic() - self._shown < self._seconds:
-            return
         else:
             with get_client(sync_client=True) as client:
                 client.update_artifact(self._id, ArtifactUpdate(data=data, description=description))

@@ -19,6 +19,19 @@ Found = TypeVar("Found")
 SECONDS = 240  # on a busy machine; a tenth of it on an idle one
 
 
+def processes(workspace: Workspace, *words: bytes) -> list[int]:
+    """Those that run in the workspace with all of these words in their command."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+            if set(words) <= set(command) and (folder / "cwd").resolve() == workspace.root.resolve():
+                found.append(int(folder.name))
+        except (FileNotFoundError, PermissionError, ProcessLookupError):
+            continue
+    return found
+
+
 class Service:
     """Started on a free port with a Prefect home of its own; the context ends it."""
 
@@ -101,18 +114,6 @@ class Service:
     def retrain(self) -> dict[str, Any]:
         """The deployment of `retrain`."""
         (found,) = [found for found in self.read("deployments") if found["entrypoint"].endswith("retrain")]
-        return found
-
-    def training(self) -> list[int]:
-        """Processes that train in the workspace."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (folder / "cmdline").read_bytes().split(b"\0")
-                if b"tasks.train" in command and (folder / "cwd").resolve() == self.workspace.root.resolve():
-                    found.append(int(folder.name))
-            except OSError:
-                continue
         return found
 
     def ended(self, run: UUID) -> Any:

@@ -8,8 +8,7 @@ from pathlib import Path
 from tasks.files import tree_digest
 from tasks.local_registry import LocalRegistry
 from tests.conftest import MakeWorkspace
-from tests.fault.test_killed_training import processes
-from tests.serving import Service
+from tests.serving import Service, processes
 
 
 def test_a_run_of_a_killed_service_goes_on_where_it_was(make_workspace: MakeWorkspace, tmp_path: Path) -> None:

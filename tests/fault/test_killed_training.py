@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tasks.paths import Workspace
 from tests.conftest import MakeWorkspace
+from tests.serving import processes
 
 
 def start_run(workspace: Workspace) -> "subprocess.Popen[str]":
@@ -33,19 +34,6 @@ def resumed_at(run: "subprocess.Popen[str]") -> int:
     found = re.search(r"resumed from checkpoint-(\d+)", read_until(run, "resumed from checkpoint-"))
     assert found
     return int(found[1])
-
-
-def processes(workspace: Workspace, *words: bytes) -> list[int]:
-    """Those that run in the workspace with all of these words in their command."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes().split(b"\0")
-            if set(words) <= set(command) and (folder / "cwd").resolve() == workspace.root.resolve():
-                found.append(int(folder.name))
-        except (FileNotFoundError, PermissionError, ProcessLookupError):
-            continue
-    return found
 
 
 def training_process(workspace: Workspace) -> int:

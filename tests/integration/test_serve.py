@@ -19,7 +19,7 @@ from tests.conftest import edit_params
 from tests.dashboard import Dashboard
 from tests.integration.running import REFIT, Step, execute
 from tests.postgres import Postgres
-from tests.serving import Service
+from tests.serving import Service, processes
 
 ZONE = "Asia/Seoul"
 POLL_SECONDS = 5  # of the cancelling process, between two looks at the server
@@ -171,7 +171,7 @@ def test_a_cancelled_training_ends_soon_and_the_next_run_goes_on_with_it(service
         service.until(lambda: service.log().count("/150 loss") > began + 5, "the training")
         asked = time.monotonic()
         client.set_flow_run_state(run.id, Cancelling(), force=True)
-    service.until(lambda: not service.training(), "the end of the training")
+    service.until(lambda: not processes(service.workspace, b"tasks.train"), "the end of the training")
     assert time.monotonic() - asked < 10 + POLL_SECONDS
     assert service.ended(run.id).state.type.value == "CANCELLED"
     (saved,) = service.workspace.checkpoints.glob("*/checkpoint-*/COMPLETE")
