@@ -10,10 +10,10 @@ from typing import Any
 
 from tasks.decision_text import explain as explained
 from tasks.errors import DataError, InputError, ParamsError
+from tasks.evaluation_records import GateDecision
 from tasks.overrides import overridden, override
 from tasks.params import Params, load_params
 from tasks.paths import Workspace
-from tasks.records import GateDecision
 from tasks.registry import Registry, open_registry
 
 EXIT_CODES = {"Published": 0, "Unchanged": 0, "Rejected": 3, "Inconclusive": 4, "AwaitingApproval": 5}

@@ -9,18 +9,10 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from prefect.states import Completed
 
 from tasks.decision_text import markdown
+from tasks.evaluation_records import EvalReport, GateDecision
 from tasks.paths import Workspace
 from tasks.pictures import curves_svg, read_curve
-from tasks.records import (
-    DriftReport,
-    EvalReport,
-    GateDecision,
-    PreparedDataset,
-    PushReceipt,
-    Record,
-    TrainedModel,
-    ValidationReport,
-)
+from tasks.records import DriftReport, PreparedDataset, PushReceipt, Record, TrainedModel, ValidationReport
 
 _STATE_NAMES = {"FAIL": "Rejected", "INCONCLUSIVE": "Inconclusive"}
 

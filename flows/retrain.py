@@ -58,6 +58,7 @@ def retrain(
         get_run_logger().info("params.yaml: %s", change)
     report_parameters(place, reason)
 
+    stages.suites(place, force)
     stages.preflight(place)
     stages.base(place, force)
     stages.validate(place, force)

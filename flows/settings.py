@@ -8,6 +8,7 @@ from typing import Any, Literal
 from tasks.process import on_parent_death
 
 Stage = Literal[
+    "suites",
     "base",
     "validate",
     "drift",
@@ -16,6 +17,7 @@ Stage = Literal[
     "champion",
     "evaluate@base",
     "evaluate@champion",
+    "evaluate@best",
     "evaluate@candidate",
     "gate",
     "report",

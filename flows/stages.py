@@ -16,9 +16,10 @@ from flows.status import READ_REGISTRY, stale_stages
 from flows.token import hub_token
 from flows.training_progress import TrainingProgress
 from tasks.errors import TransientError
+from tasks.evaluation_records import GateDecision
 from tasks.params import Params, load_params
 from tasks.paths import ROLES, Workspace
-from tasks.records import GateDecision, PushReceipt, Record, VersionRecord
+from tasks.records import PushReceipt, Record, VersionRecord
 from tasks.refusals import why_refused
 from tasks.registry import open_registry
 from tasks.repro import STAGES, reproduce, run_child
@@ -64,6 +65,7 @@ def _stage_task(stage: str) -> Any:
     return run
 
 
+suites = _stage_task("suites")
 base = _stage_task("base")
 validate = _stage_task("validate")
 drift = _stage_task("drift")

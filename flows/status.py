@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from tasks.champion import current
 from tasks.drift import current_reference
+from tasks.evaluation_records import ChampionRecord, GateDecision
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.publishing_sections import Recording
-from tasks.records import ChampionRecord, DriftReport, GateDecision, VersionRecord
+from tasks.records import DriftReport, VersionRecord
 from tasks.refusals import why_refused
 from tasks.registry import Registry, open_registry
 from tasks.repro import STAGES, changed_stages

@@ -7,9 +7,9 @@ from typing import Any
 from tasks.chat import load_tokenizer
 from tasks.environment import pick_device, pick_dtype
 from tasks.errors import StageInputError
+from tasks.evaluation_sections import Evaluate
 from tasks.model_folder import is_model, load_model
 from tasks.paths import ROLES, Workspace
-from tasks.sections import Evaluate
 
 
 def answers(section: Evaluate, messages: list[dict[str, str]], workspace: Workspace) -> Iterator[tuple[str, str]]:

@@ -2,9 +2,9 @@
 been fitted to them (Renggli et al. 2019, arXiv 1903.00278: a test set has a shelf life).
 """
 
+from tasks.evaluation_records import GateDecision
 from tasks.files import read_jsonl, write_jsonl
 from tasks.paths import Workspace
-from tasks.records import GateDecision
 
 
 def judged_before(workspace: Workspace, items_sha256: str, candidate_digest: str) -> int:

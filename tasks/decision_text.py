@@ -1,6 +1,6 @@
 """A gate decision for people: plain text for a terminal, Markdown for the dashboard and the model card."""
 
-from tasks.records import GateDecision, RuleResult
+from tasks.evaluation_records import GateDecision, RuleResult
 
 HEADLINES = {
     "PASS": "PASS: every rule passed, the candidate may be published",
@@ -8,7 +8,6 @@ HEADLINES = {
     "INCONCLUSIVE": "INCONCLUSIVE: too few items to tell; add items rather than train again",
 }
 _HEADERS = ("rule", "verdict", "measured", "lower bound", "wanted", "items")
-_SMOKE = "smoke/"
 _ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;"} | {character: f"\\{character}" for character in "\\`|*_[]"})
 
 
@@ -45,17 +44,23 @@ def _models(decision: GateDecision) -> list[str]:
         f"candidate {decision.candidate_digest[:12]}",
         f"base {decision.base_digest[:12]}",
         f"champion {champion}",
+        *([f"best ever {decision.best_version}"] if decision.best_version else []),
         f"items {decision.items_sha256[:12]}",
     ]
 
 
 def _cells(rule: RuleResult) -> tuple[str, ...]:
-    """Figures in percentage points, as the reasons give them where the metric is a share; `smoke` rules are rates in percent."""
-    unit, sign = ("%", "") if rule.rule.startswith(_SMOKE) else ("pp", "+")
-    figures = ("" if figure is None else f"{figure * 100 + 0.0:{sign}.1f} {unit}" for figure in (rule.value, rule.lower))
-    relation = ">=" if rule.rule.startswith(_SMOKE) else ">"
-    wanted = "" if rule.threshold is None else f"{relation} {rule.threshold * 100 + 0.0:{sign}.1f} {unit}"
-    return (rule.rule, rule.verdict, *figures, wanted, f"{rule.n}")
+    wanted = "" if rule.threshold is None else f"{'>=' if rule.unit == 'share' else '>'} {_figure(rule, rule.threshold)}"
+    return (rule.rule, rule.verdict, _figure(rule, rule.value), _figure(rule, rule.lower), wanted, f"{rule.n}")
+
+
+def _figure(rule: RuleResult, figure: float | None) -> str:
+    """In percentage points, percent or the metric's own unit, as the reasons give them."""
+    if figure is None:
+        return ""
+    if rule.unit == "number":
+        return f"{figure + 0.0:+.3f}"
+    return f"{figure * 100 + 0.0:+.1f} pp" if rule.unit == "points" else f"{figure * 100:.1f} %"
 
 
 def _escape(text: str) -> str:

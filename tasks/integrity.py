@@ -1,28 +1,36 @@
 """Can the scores of several models be compared at all? The gate's first rule; pure."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
 
-from tasks.item_scores import ItemScores, Key, Scores
-from tasks.records import EvalReport, RuleResult, Verdict
-from tasks.sections import Gate
+from tasks.evaluation_records import EvalReport, RuleResult, SuiteTask, Verdict, limited
+from tasks.evaluation_sections import REPLY_LOSS, Gate
+from tasks.item_scores import TARGET, TARGET_LOSS, ItemScores, Key, Scores
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-GENERAL_METRIC = "acc"
-SMOKE_METRICS = ("stops", "nonempty")
 _SHOWN = 8
 
 
-def integrity(section: Gate, reports: dict[str, EvalReport], scores: dict[str, Scores]) -> RuleResult:
+def keys_of(name: str, tasks: Sequence[SuiteTask]) -> list[Key]:
+    """Where the scores of a metric of `gate.learned` are: of the test split, or of the target task or group of that name."""
+    if named := [("target", task.task, task.metric) for task in tasks if (task.suite, task.entry) == ("target", name)]:
+        return named
+    return [("target", TARGET_LOSS if name == REPLY_LOSS else TARGET, name)]
+
+
+def general_keys(tasks: Sequence[SuiteTask]) -> list[Key]:
+    """Of each general task the metric that is compared."""
+    return sorted(("general", task.task, task.metric) for task in tasks if task.suite == "general")
+
+
+def integrity(section: Gate, reports: Mapping[str, EvalReport], scores: Mapping[str, Scores]) -> RuleResult:
     """FAIL if anything is missing, doubled, not finite or not the same for every model; INCONCLUSIVE if items are too few.
 
     Args:
         reports, scores: by role, of the models that were scored; base and candidate are among them.
     """
-    base = scores["base"]
-    target, general = (_count(scores["candidate"], suite) for suite in ("target", "general"))
-    faults = _report_faults(reports, list(scores)) + _metric_faults(section, scores["candidate"])
+    base, tasks = scores["base"], reports["candidate"].tasks
+    target = _count(scores["candidate"], [(kind, task, metric) for kind, task, metric in scores["candidate"] if task == TARGET])
+    general = sum(_count(scores["candidate"], [key]) for key in general_keys(tasks))
+    faults = _report_faults(reports, list(scores)) + _metric_faults(section, tasks, scores["candidate"])
     for role, table in scores.items():
         faults += [fault for key in sorted(table) for fault in _column_faults(role, key, table[key])]
         faults += [f"{role} lacks {'/'.join(key)}" for key in sorted(base.keys() - table.keys())]
@@ -43,15 +51,19 @@ def integrity(section: Gate, reports: dict[str, EvalReport], scores: dict[str, S
     ]
     if few:
         return _result("INCONCLUSIVE", "too few items to judge: " + "; ".join(few), target + general)
-    reason = f"{' and '.join(scores)} scored on the same {target} target and {general} general items, no score missing"
+    reason = (
+        f"{' and '.join(scores)} scored on the same {target} target and {general} general items, no score missing{limited(tasks)}"
+    )
     return _result("PASS", reason, target + general)
 
 
 def _result(verdict: Verdict, reason: str, n: int) -> RuleResult:
-    return RuleResult(rule="integrity", verdict=verdict, value=None, lower=None, threshold=None, n=n, reason=reason)
+    return RuleResult(
+        rule="integrity", verdict=verdict, unit="number", value=None, lower=None, threshold=None, n=n, reason=reason
+    )
 
 
-def _report_faults(reports: dict[str, EvalReport], roles: list[str]) -> list[str]:
+def _report_faults(reports: Mapping[str, EvalReport], roles: list[str]) -> list[str]:
     faults = []
     for name in ("items_sha256", "dtype"):
         found = {role: getattr(reports[role], name) for role in roles}
@@ -60,23 +72,25 @@ def _report_faults(reports: dict[str, EvalReport], roles: list[str]) -> list[str
     return faults
 
 
-def _metric_faults(section: Gate, candidate: Scores) -> list[str]:
-    """Metrics that the rules need and the candidate lacks, as a whole or for some items of the suite (or of the general task)."""
-    generals = sorted({task for suite, task, _ in candidate if suite == "general"})
-    faults = [f"no {suite} task was scored" for suite in ("target", "general") if not _count(candidate, suite)]
-    needed: list[tuple[str, str | None, str]] = [("target", None, metric) for metric in _needed(section)]
-    needed += [("general", task, GENERAL_METRIC) for task in generals]
-    for suite, task, metric in needed:
-        found, wanted = _count(candidate, suite, task, metric), _count(candidate, suite, task)
-        if found < wanted:
-            where = f"{task or suite}/{metric}"
+def _metric_faults(section: Gate, tasks: Sequence[SuiteTask], candidate: Scores) -> list[str]:
+    """Metrics that the rules need and the candidate lacks, as a whole or for some items of their task."""
+    general = general_keys(tasks)
+    faults = [] if general else ["no general task was scored"]
+    learned = [key for name in section.learned for key in keys_of(name, tasks)]
+    for key in [*learned, *(("target", TARGET, metric) for metric in section.smoke), *general]:
+        together = (TARGET, TARGET_LOSS) if key[1] in (TARGET, TARGET_LOSS) else key[1:2]
+        same_task = [other for other in candidate if other[0] == key[0] and other[1] in together]
+        found, wanted = _count(candidate, [key]), _count(candidate, same_task)
+        if found < wanted or not found:
+            where = "/".join(key[1:])
             faults.append(f"the metric {where} is missing" + (f" for {wanted - found} of {wanted} items" if found else ""))
+        elif key[2] != REPLY_LOSS and not _is_share(candidate[key]):
+            faults.append(f"{'/'.join(key[1:])} is no share between 0 and 1, so no margin fits it")
     return faults
 
 
-def _needed(section: Gate) -> list[str]:
-    structure = [] if section.smoke.min_structure_rate is None else ["structure"]
-    return [section.learned.metric, *SMOKE_METRICS, *structure]
+def _is_share(scores: ItemScores) -> bool:
+    return bool(((scores.values >= 0) & (scores.values <= 1) | (scores.values != scores.values)).all())
 
 
 def _column_faults(role: str, key: Key, scores: ItemScores) -> list[str]:
@@ -97,12 +111,9 @@ def _same_items(one: ItemScores, other: ItemScores) -> bool:
     return same and one.higher_is_better == other.higher_is_better
 
 
-def _count(scores: Scores, suite: str, task: str | None = None, metric: str | None = None) -> int:
-    """Different items of a suite, task or metric; all target tasks ask about the same items, each general task about its own."""
+def _count(scores: Scores, keys: Sequence[Key]) -> int:
+    """Different items that are scored by any of the metrics of one task."""
     import numpy as np
 
-    names: dict[str, list[NDArray[Any]]] = {}
-    for (kind, where, what), column in scores.items():
-        if kind == suite and task in (None, where) and metric in (None, what):
-            names.setdefault(where if suite == "general" else "", []).append(column.items)
-    return sum(len(np.unique(np.concatenate(columns))) for columns in names.values())
+    columns = [scores[key].items for key in keys if key in scores]
+    return len(np.unique(np.concatenate(columns))) if columns else 0

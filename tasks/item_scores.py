@@ -1,5 +1,6 @@
 """Scores of single items as `evaluate` writes them and `gate` reads them: data/scores/ROLE/items.parquet."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,11 @@ from tasks.errors import StageInputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TEXT_COLUMNS = ("suite", "task", "item", "cluster", "metric")
+SLICES = ("topic", "language", "length")
+TEXT_COLUMNS = ("suite", "task", "item", "cluster", *SLICES, "metric")
 COLUMNS = (*TEXT_COLUMNS, "higher_is_better", "value")
+TARGET, TARGET_LOSS = "target", "target_loss"
+"""The tasks that are made of the test split: a generated reply, and the loss of the one that is there."""
 
 Key = tuple[str, str, str]
 """(suite, task, metric)"""
@@ -24,20 +28,25 @@ class ItemScores:
     clusters: "NDArray[Any]"
     values: "NDArray[Any]"
     higher_is_better: bool
+    slices: "dict[str, NDArray[Any]]"
 
     @classmethod
-    def of(cls, items: Any, clusters: Any, values: Any, higher_is_better: bool = True) -> "ItemScores":
-        """From parallel sequences in any order."""
+    def of(
+        cls, items: Any, clusters: Any, values: Any, higher_is_better: bool = True, slices: Mapping[str, Any] | None = None
+    ) -> "ItemScores":
+        """From parallel sequences in any order; `slices` by name, empty texts where left out."""
         import numpy as np
 
         names, groups = np.asarray(items, dtype=str), np.asarray(clusters, dtype=str)
         numbers = np.asarray(values, dtype=np.float64)
         order = np.lexsort((numbers, groups, names))
-        return cls(names[order], groups[order], numbers[order], higher_is_better)
+        empty = np.full(len(names), "")
+        parts = {name: np.asarray((slices or {}).get(name, empty), dtype=str)[order] for name in SLICES}
+        return cls(names[order], groups[order], numbers[order], higher_is_better, parts)
 
 
 Scores = dict[Key, ItemScores]
-"""Everything that was scored of one model; empty where there is no champion yet."""
+"""Everything that was scored of one model; empty where there is no such model."""
 
 
 def read_scores(path: Path) -> Scores:
@@ -65,5 +74,7 @@ def read_scores(path: Path) -> Scores:
         if group["higher_is_better"].nunique() != 1:
             raise StageInputError(f"{path}: {suite}/{task}/{metric} is both better and worse when higher; {again}")
         better = bool(group["higher_is_better"].iloc[0])
-        scores[str(suite), str(task), str(metric)] = ItemScores.of(group["item"], group["cluster"], group["value"], better)
+        scores[str(suite), str(task), str(metric)] = ItemScores.of(
+            group["item"], group["cluster"], group["value"], better, {name: group[name] for name in SLICES}
+        )
     return scores

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from tasks.evaluation_records import EvalReport, GateDecision, limited
 from tasks.markdown import block, code, table
-from tasks.records import BaseModelRecord, EvalReport, GateDecision, PreparedDataset, TrainedModel, ValidationReport
+from tasks.records import BaseModelRecord, PreparedDataset, TrainedModel, ValidationReport
 from tasks.sections import FolderBase, HubBase, WheelBase
 from tasks.training_section import Train
 
@@ -110,15 +111,13 @@ def _usage(facts: CardFacts) -> str:
 
 
 def _limits(facts: CardFacts) -> str:
-    items = {
-        suite: max((metric.n for metric in facts.evaluated.metrics if metric.suite == suite), default=0)
-        for suite in ("target", "general")
-    }
+    conversations = facts.prepared.splits["test"].rows
+    others = sum(task.n_items for task in facts.evaluated.tasks)
     return (
-        f"## Limits\n\nJudged on {items['target']} conversations held out of its data and on {items['general']} items of general "
-        f"ability, with at most {facts.max_new_tokens} new tokens a reply and without sampling; nothing is known of "
-        "other subjects, languages, lengths or ways of decoding. What its replies say may be wrong: the gate's table says how "
-        "far they were tested."
+        f"## Limits\n\nJudged on {conversations} conversations held out of its data and on {others} items of other eval suites, "
+        f"with at most {facts.max_new_tokens} new tokens a reply and without sampling{limited(facts.evaluated.tasks)}; nothing "
+        "is known of other subjects, languages, lengths or ways of decoding. What its replies say may be wrong: the gate's table "
+        "says how far they were tested."
     )
 
 

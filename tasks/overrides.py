@@ -11,7 +11,7 @@ from tasks.errors import ParamsError
 from tasks.files import parse_yaml, write_atomic
 from tasks.params import Params, parse_params, read_yaml
 
-_FREE = ("train.sft", "validate.columns")
+_FREE = ("train.sft", "validate.columns", "evaluate.scorers", "gate.learned", "gate.smoke")
 """Mappings in which any key may be set."""
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 

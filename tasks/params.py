@@ -8,15 +8,12 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from tasks.errors import ParamsError
+from tasks.evaluation_sections import HYGIENE, REPLY_LOSS, Evaluate, Gate
 from tasks.files import parse_yaml
 from tasks.publishing_sections import Notify, Push, Recording, Timeouts
 from tasks.sections import (
-    GUIDELINE_METRICS,
-    PLAIN_METRICS,
     Drift,
-    Evaluate,
     FolderBase,
-    Gate,
     Guidelines,
     HubBase,
     Prepare,
@@ -67,12 +64,26 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _gate_fits_the_guidelines(self) -> Self:
-        known = GUIDELINE_METRICS if self.guidelines else PLAIN_METRICS
-        if self.gate.learned.metric not in known:
-            raise ValueError(f"gate.learned.metric: found {self.gate.learned.metric}, wanted one of {', '.join(known)}")
-        if (self.gate.smoke.min_structure_rate is None) is bool(self.guidelines):
-            raise ValueError("gate.smoke.min_structure_rate: a share where there are guidelines, null where there are none")
+    def _scorers_have_what_they_need(self) -> Self:
+        if not self.guidelines:
+            for name, scorer in self.evaluate.scorers.items():
+                if scorer.type == "guidelines":
+                    raise ValueError(
+                        f"evaluate.scorers.{name}: of the type guidelines, and guidelines is null; take another type"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _gate_judges_what_is_scored(self) -> Self:
+        scored, tasks = self.evaluate.reply_metrics, [task.task for task in self.evaluate.target_tasks]
+        wanted = {"learned": [*(name for name in scored if name not in HYGIENE), REPLY_LOSS, *tasks], "smoke": scored}
+        for rule, known in wanted.items():
+            if unknown := [name for name in getattr(self.gate, rule) if name not in known]:
+                raise ValueError(f"gate.{rule}: found {', '.join(unknown)}, wanted any of {', '.join(known)}")
+        if unjudged := [name for name in tasks if name not in self.gate.learned]:
+            raise ValueError(f"gate.learned: lacks {', '.join(unjudged)} of evaluate.target_tasks: what is scored is judged")
+        if self.gate.learned.keys() <= self.evaluate.judges:
+            raise ValueError("gate.learned: only metrics of a judge; it never decides alone, so name another metric beside it")
         return self
 
 
@@ -111,13 +122,20 @@ def parse_params(tree: dict[str, Any], origin: str) -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        faults = [_describe(fault) for fault in error.errors()]
+        faults = [_describe(fault) for fault in error.errors() if not _follows(fault)]
     raise ParamsError(f"{origin}: {len(faults)} fault{'s'[: len(faults) > 1]}; nothing was run\n" + "\n".join(faults))
 
 
+def _follows(fault: Any) -> bool:
+    """Whether a list or mapping is only too short because pydantic left out its faulty members, which are named themselves."""
+    return bool(fault["type"] == "too_short" and len(fault["input"]) >= fault["ctx"]["min_length"])
+
+
 def _describe(fault: Any) -> str:
-    sources = {"wheel", "hub", "folder"}
-    path = ".".join(str(part) for part in fault["loc"] if part not in sources) or "(whole file)"
+    sources, place = {"wheel", "hub", "folder"}, list(fault["loc"])
+    if place[:2] == ["evaluate", "scorers"]:
+        del place[3:4]  # the type of the scorer, which pydantic puts after its name
+    path = ".".join(str(part) for part in place if part not in sources) or "(whole file)"
     if fault["type"] == "extra_forbidden":
         return f"{path}: unknown key; remove it or correct its spelling"
     if fault["type"] == "missing":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tasks.errors import InputError
 
-ROLES = ("base", "champion", "candidate")
+ROLES = ("base", "champion", "best", "candidate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,16 @@ class Workspace:
         return self.data / "champion"
 
     @property
+    def best(self) -> Path:
+        """The best version ever published, where that is not the champion."""
+        return self.data / "best"
+
+    @property
+    def suites(self) -> Path:
+        """Texts of all items of the eval suites beside the test split."""
+        return self.data / "suites" / "items.parquet"
+
+    @property
     def plots(self) -> Path:
         return self.data / "plots"
 
@@ -106,7 +116,8 @@ class Workspace:
 
     def model(self, role: str) -> Path:
         """Folder of the model that is scored as `role`, one of ROLES."""
-        return {"base": self.base, "champion": self.champion / "model", "candidate": self.candidate}[role]
+        published = {"champion": self.champion / "model", "best": self.best / "model"}
+        return {"base": self.base, "candidate": self.candidate, **published}[role]
 
     def scores(self, role: str) -> Path:
         """Folder with items.parquet and answers.jsonl of one scored model."""

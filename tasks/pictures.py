@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from tasks.records import RuleResult
+from tasks.evaluation_records import RuleResult
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 300, 46
 _COLOURS = ("#1f6feb", "#d1601f")
@@ -27,7 +27,7 @@ def intervals_svg(rules: Sequence[RuleResult]) -> str:
     shown = [
         (rule, rule.value, rule.lower, rule.threshold)
         for rule in rules
-        if rule.value is not None and rule.lower is not None and max(abs(rule.value), abs(rule.lower)) <= 1
+        if rule.value is not None and rule.lower is not None and rule.unit == "points"
     ]
     values = [value for _, *found in shown for value in found if value is not None] + [0.0]
     low, high = min(values), max(values)

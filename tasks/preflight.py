@@ -3,11 +3,13 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import InputError, PipelineError, TransientError
+from tasks.evaluation_records import SuitesReport, SuiteTask, limited
+from tasks.evaluation_sections import JudgeScorer
 from tasks.guidelines import load_policy
 from tasks.params import Params
 from tasks.paths import Workspace
@@ -25,7 +27,6 @@ _COPIES = 8
 _FIRST_RUN = 2 * _GIGABYTE
 _DISCORDANT = 0.1
 """Share of items that two like models answer differently; 7 % were seen between the default base model and its candidate."""
-_LEAST_POWER = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def preflight(workspace: Workspace, params: Params) -> None:
         PipelineError: the only fault, of its own type; or the first of some that another try may cure.
         InputError: several faults, each from a line of its own.
     """
-    faults = [error for _, error in _ask(workspace, params, _QUICK) if isinstance(error, PipelineError)]
+    faults = [error for _, error in _ask(workspace, params, _CHECKS) if isinstance(error, PipelineError)]
     if len(faults) == 1 or (faults and all(isinstance(error, TransientError) for error in faults)):
         raise faults[0]
     if faults:
@@ -57,7 +58,7 @@ def preflight(workspace: Workspace, params: Params) -> None:
 
 def examine(workspace: Workspace, params: Params) -> Iterator[Check]:
     """Every check, the slow ones too, as each is done."""
-    for name, found in _ask(workspace, params, _QUICK | _THOROUGH):
+    for name, found in _ask(workspace, params, _CHECKS | _THOROUGH):
         yield Check(name, str(found), isinstance(found, PipelineError))
 
 
@@ -171,31 +172,55 @@ def _available_memory() -> int | None:
 
 
 def _gate(workspace: Workspace, params: Params) -> str:
-    """How often a model without any loss would pass `kept`, as far as the items are known (reference: tasks/statistics.py)."""
-    from tasks.suites import fresh_datasets_cache, general_texts
+    record = workspace.record("suites")
+    if not record.is_file():
+        return "not known before the stage suites has run"
+    return _could_pass(workspace, params, SuitesReport.read(record).tasks)
 
-    section = params.gate
+
+def _suites_and_gate(workspace: Workspace, params: Params) -> str:
+    """Looks at every item of the eval suites as they are now, which takes some seconds."""
+    from tasks.eval_tasks import fresh_datasets_cache, load_tasks
+    from tasks.scorers import check_scorers
+
+    folder = workspace.data / "eval"
+    check_scorers(params.evaluate, folder)
     with fresh_datasets_cache():
-        general = sum(1 for _ in general_texts(params.evaluate.general_tasks, workspace.data / "eval"))
-    record = workspace.record("prepare")
-    target = PreparedDataset.read(record).splits["test"].rows if record.is_file() else None
-    for n, least, what in (
-        (general, section.min_general_items, "general"),
-        (target, section.min_target_items, "target"),
-    ):
-        if n is not None and n < least:
-            raise InputError(f"gate.min_{what}_items is {least}, and there are {n}: no model could pass; add items or lower it")
+        return _could_pass(workspace, params, [task.described() for task in load_tasks(params.evaluate, folder)])
+
+
+def _could_pass(workspace: Workspace, params: Params, tasks: Sequence[SuiteTask]) -> str:
+    """How often a model without any loss would pass `kept`, as far as the items are known (reference: tasks/statistics.py)."""
+    section, prepared = params.gate, workspace.record("prepare")
+    general = sum(task.n_items for task in tasks if task.suite == "general")
+    target = PreparedDataset.read(prepared).splits["test"].rows if prepared.is_file() else None
     power = power_at_no_difference(section.kept.margin, general, _DISCORDANT, section.confidence)
     found = (
         f"with {general} general items and a margin of {section.kept.margin * 100:g} points a model without any loss would "
         f"pass about {power * 100:.0f} % of the time"
     )
-    if power < _LEAST_POWER:
-        raise InputError(f"gate.kept.margin: {found}; add items or widen the margin")
-    return f"{found}; {target if target is not None else 'not yet known how many'} target items"
+    faults = [
+        f"gate.min_{what}_items is {least}, and there are {n}: no model could pass; add items or lower it"
+        for n, least, what in ((general, section.min_general_items, "general"), (target, section.min_target_items, "target"))
+        if n is not None and n < least
+    ]
+    if power < section.min_power:
+        faults.append(f"gate.kept.margin: {found}, wanted {section.min_power * 100:g} %; add items or widen the margin")
+    if faults and section.min_power > 0:
+        raise InputError("\n".join([*faults, "gate.min_power: 0 begins a run all the same"]))
+    return f"{found}; {target if target is not None else 'not yet known how many'} target items{limited(tasks)}"
 
 
-_QUICK: dict[str, _Ask] = {
+def _judge(workspace: Workspace, params: Params) -> str:
+    from tasks.judge import check_judge
+
+    judges = [scorer for scorer in params.evaluate.scorers.values() if isinstance(scorer, JudgeScorer)]
+    for scorer in judges:
+        check_judge(scorer)
+    return f"{', '.join(scorer.model for scorer in judges)} answers" if judges else "none is asked"
+
+
+_CHECKS: dict[str, _Ask] = {
     "data": _data,
     "base": _base,
     "train": _train,
@@ -203,5 +228,7 @@ _QUICK: dict[str, _Ask] = {
     "record": _record,
     "disk": _disk,
     "memory": _memory,
+    "judge": _judge,
+    "gate": _gate,
 }
-_THOROUGH: dict[str, _Ask] = {"gate": _gate}
+_THOROUGH: dict[str, _Ask] = {"gate": _suites_and_gate}

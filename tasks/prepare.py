@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tasks.contamination import contaminated
 from tasks.dataset_card import dataset_card
 from tasks.dedupe import conflicts, near_duplicates
-from tasks.environment import work_offline
 from tasks.errors import DataError, StageInputError
 from tasks.files import sha256_file, write_atomic, write_jsonl
 from tasks.params import Params
@@ -24,7 +23,6 @@ from tasks.process import stage_main
 from tasks.progress import counted
 from tasks.records import PreparedDataset, SplitStatistics
 from tasks.sections import Prepare
-from tasks.suites import fresh_datasets_cache, general_texts
 from tasks.tables import ROW_GROUP, TableWriter
 
 if TYPE_CHECKING:
@@ -219,10 +217,18 @@ class _Totals:
 
 
 def _run(workspace: Workspace, params: Params) -> PreparedDataset:
-    work_offline()
-    with fresh_datasets_cache():
-        protected = list(general_texts(params.evaluate.general_tasks, workspace.data / "eval"))
-    return prepare(params.prepare, workspace.accepted, workspace.prepared, workspace.record("prepare"), protected)
+    return prepare(
+        params.prepare, workspace.accepted, workspace.prepared, workspace.record("prepare"), _protected(workspace.suites)
+    )
+
+
+def _protected(items: Path) -> list[tuple[str, str]]:
+    import pyarrow.parquet as pq
+
+    if not items.is_file():
+        raise StageInputError(f"{items}: missing, so the stage suites has not finished; run `dvc repro` or `refit run`")
+    table = pq.read_table(items)
+    return list(zip(table["item"].to_pylist(), table["text"].to_pylist(), strict=True))
 
 
 def main() -> int:

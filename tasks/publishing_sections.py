@@ -38,6 +38,7 @@ Hours = Annotated[float, Field(gt=0, le=24 * 365)]
 class Timeouts(Section):
     """By stage, the hours after which its processes are ended and the run fails."""
 
+    suites: Hours
     base: Hours
     validation: Hours = Field(alias="validate")
     drift: Hours

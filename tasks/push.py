@@ -13,21 +13,13 @@ from pathlib import Path
 
 from tasks.decision_text import markdown
 from tasks.errors import NotApprovedError, RegistryError, StageInputError, StaleChampionError
+from tasks.evaluation_records import EvalReport, GateDecision
 from tasks.files import sha256_json
 from tasks.model_card import CardFacts, model_card
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.process import stage_main
-from tasks.records import (
-    BaseModelRecord,
-    DriftReport,
-    EvalReport,
-    GateDecision,
-    PreparedDataset,
-    PushReceipt,
-    TrainedModel,
-    ValidationReport,
-)
+from tasks.records import BaseModelRecord, DriftReport, PreparedDataset, PushReceipt, TrainedModel, ValidationReport
 from tasks.refusals import why_refused
 from tasks.registry import (
     CARD,

@@ -4,14 +4,12 @@ On disk a record is DVC's metric, in a flow it is the task's return value. Only 
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.errors import StageInputError
 from tasks.files import write_json
-
-Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 
 class Record(BaseModel):
@@ -206,100 +204,6 @@ class TrainedModel(Record):
             f"trained {self.steps} steps{start} ({self.method}, {self.dtype}){best} in {self.seconds:.0f} s: "
             f"eval loss {self.eval_loss_before:.3f} -> {self.eval_loss_after:.3f}, digest {self.digest[:12]}"
         )
-
-
-class ChampionRecord(Record):
-    """Of `champion`: the published version that the candidate would replace; version and digest are None if there is none."""
-
-    registry: str
-    version: str | None
-    digest: str | None
-
-    def summary(self) -> str:
-        return f"champion {self.version or 'none yet'} of {self.registry}"
-
-
-class Metric(Record):
-    """A number with its conditions; `stderr` is that of the mean over items."""
-
-    suite: Literal["target", "general"]
-    task: str
-    metric: str
-    value: float
-    stderr: float
-    n: int
-    higher_is_better: bool
-
-
-class EvalReport(Record):
-    """Of `evaluate@ROLE`. Where there is no champion yet, nothing is scored and what would describe the scoring is None."""
-
-    role: Literal["base", "champion", "candidate"]
-    model_digest: str | None
-    items_sha256: str | None
-    scores_sha256: str | None
-    dtype: str | None
-    metrics: list[Metric]
-    environment: Environment | None
-
-    def value(self, suite: str, task: str, metric: str) -> float | None:
-        """Mean of one metric, None if it was not computed."""
-        return next((m.value for m in self.metrics if (m.suite, m.task, m.metric) == (suite, task, metric)), None)
-
-    def summary(self) -> str:
-        if self.model_digest is None:
-            return f"{self.role}: none yet, nothing to score"
-        return f"{self.role}: " + ", ".join(f"{m.task}/{m.metric} {m.value:.3f}" for m in self.metrics)
-
-
-class RuleResult(Record):
-    """One rule of the gate: what was measured, what was wanted, and the verdict with its reason in words.
-
-    `value` is the point estimate, `lower` its one-sided lower bound (None where the rule needs none), `n` the items.
-    """
-
-    rule: str
-    verdict: Verdict
-    value: float | None
-    lower: float | None
-    threshold: float | None
-    n: int
-    reason: str
-
-
-class GateDecision(Record):
-    """Of `gate`: PASS only if every rule passes; FAIL if one fails; else INCONCLUSIVE.
-
-    `override` is who published it all the same, and why: the gate itself never sets it, only what is published with it has it.
-    """
-
-    verdict: Verdict
-    rules: list[RuleResult]
-    candidate_digest: str
-    base_digest: str
-    champion_version: str | None
-    champion_digest: str | None
-    items_sha256: str
-    override: str | None = None
-
-    def reasons(self) -> list[str]:
-        """The reasons of every rule that did not pass."""
-        return [f"{rule.rule}: {rule.reason}" for rule in self.rules if rule.verdict != "PASS"]
-
-    def summary(self) -> str:
-        return f"gate {self.verdict}" + "".join(f"\n  {reason}" for reason in self.reasons())
-
-
-class ReportPage(Record):
-    """Of `report`: the page of a run for a person."""
-
-    page: str
-    sha256: str
-    verdict: Verdict
-    candidate_digest: str
-
-    def summary(self) -> str:
-        return f"{self.page} tells it all: {self.verdict}"
 
 
 class PushReceipt(Record):

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime
 
 from tasks.errors import NotApprovedError
+from tasks.evaluation_records import GateDecision
 from tasks.files import read_jsonl, write_jsonl
 from tasks.paths import Workspace
-from tasks.records import GateDecision
 
 
 def waiting(workspace: Workspace, candidate: str) -> GateDecision:

@@ -12,21 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks.decision_text import HEADLINES
+from tasks.evaluation_records import EvalReport, GateDecision, Metric, ReportPage
+from tasks.evaluation_sections import REPLY_LOSS
 from tasks.files import sha256_file, write_atomic
 from tasks.params import Params
 from tasks.paths import ROLES, Workspace
 from tasks.pictures import curves_svg, intervals_svg, read_curve
 from tasks.process import stage_main
-from tasks.records import (
-    DriftReport,
-    EvalReport,
-    GateDecision,
-    Metric,
-    PreparedDataset,
-    ReportPage,
-    TrainedModel,
-    ValidationReport,
-)
+from tasks.records import DriftReport, PreparedDataset, TrainedModel, ValidationReport
 
 _TEMPLATE = "report.html.jinja"
 _MOST_ITEMS = 500
@@ -99,7 +92,7 @@ def _scores(reports: dict[str, EvalReport], roles: list[str]) -> list[dict[str, 
 def _score(metric: Metric, reports: dict[str, EvalReport], roles: list[str]) -> dict[str, Any]:
     key = (metric.suite, metric.task, metric.metric)
     values = {role: reports[role].value(*key) for role in roles}
-    share = metric.metric != "reply_loss"
+    share = metric.metric != REPLY_LOSS
     change = None if values["base"] is None else metric.value - values["base"]
     better = change is not None and (change > 0) is metric.higher_is_better
     return {
@@ -180,7 +173,8 @@ def word_changes(before: str, after: str) -> list[tuple[str, str]]:
 
 
 def _run(workspace: Workspace, params: Params) -> ReportPage:
-    metric = "exact_match" if params.guidelines is None else "guideline_score"
+    scored = params.evaluate.reply_metrics
+    metric = next((name for name in params.gate.learned if name in scored), scored[0])
     return report(params.push.name, metric, workspace)
 
 

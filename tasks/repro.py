@@ -11,22 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tasks.errors import InputError, PipelineError, StageInputError, StageKilled, StageTimeoutError, TransientError
+from tasks.evaluation_records import ChampionRecord, EvalReport, GateDecision, ReportPage, SuitesReport
 from tasks.paths import ROLES, Workspace
 from tasks.process import ERROR_PREFIX, on_parent_death, parse_error
-from tasks.records import (
-    BaseModelRecord,
-    ChampionRecord,
-    DriftReport,
-    EvalReport,
-    GateDecision,
-    PreparedDataset,
-    Record,
-    ReportPage,
-    TrainedModel,
-    ValidationReport,
-)
+from tasks.records import BaseModelRecord, DriftReport, PreparedDataset, Record, TrainedModel, ValidationReport
 
 STAGES: dict[str, type[Record]] = {
+    "suites": SuitesReport,
     "base": BaseModelRecord,
     "validate": ValidationReport,
     "drift": DriftReport,

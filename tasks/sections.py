@@ -17,11 +17,6 @@ RelativePath = Annotated[str, Field(min_length=1)]
 Handling = Literal["quarantine", "mask", "allow"]
 
 
-GUIDELINE_METRICS = ("guideline_score", "structure", "category", "priority", "policy_facts", "reply_loss")
-PLAIN_METRICS = ("exact_match", "reply_loss")
-"""Metrics of the target suite by which a candidate may be said to have learned, with and without guidelines."""
-
-
 class Section(BaseModel):
     """Frozen, and an unknown key is an error."""
 
@@ -158,55 +153,3 @@ class Prepare(Section):
         if self.eval_fraction + self.test_fraction >= 1:
             raise ValueError("eval_fraction + test_fraction must be below 1, or nothing is left to train on")
         return self
-
-
-class Evaluate(Section):
-    dtype: Literal["auto", "float32", "bfloat16"]
-    max_new_tokens: CountFrom1 = Field(description="of a generated reply")
-    generation_batch_size: CountFrom1
-    loglikelihood_batch_size: CountFrom1
-    general_tasks: tuple[str, ...] = Field(
-        min_length=1, description="lm-eval tasks or groups: ours of data/eval, or lm-eval's own"
-    )
-
-
-class Learned(Section):
-    metric: str = Field(description="a metric of the target suite")
-    min_gain: float = Field(ge=0, description="the lower bound of the gain of candidate over base must be above")
-    floor: float = Field(ge=0, description="the candidate's own mean must reach; if the metric is a loss, it may not exceed")
-
-    @model_validator(mode="after")
-    def _shares_where_the_metric_is_one(self) -> Self:
-        if not self.metric.endswith("_loss") and max(self.min_gain, self.floor) > 1:
-            raise ValueError(f"{self.metric} is a share, so min_gain and floor must be at most 1")
-        return self
-
-
-class Kept(Section):
-    margin: Share = Field(description="how much the pooled general suite may lose against base")
-    task_margin: Share = Field(description="how much one ability may lose against base")
-
-
-class Champion(Section):
-    promote_if: Literal["not_worse", "better"] = Field(
-        description="what the candidate must be, compared with the published model"
-    )
-    margin: Share = Field(description="not_worse: how much `learned.metric` may lose against it")
-
-
-class Smoke(Section):
-    min_stop_rate: Share = Field(description="share of replies that end by themselves")
-    min_structure_rate: Share | None = Field(description="share of replies with the demanded structure; null without guidelines")
-
-
-class Gate(Section):
-    confidence: float = Field(ge=0.5, lt=1, description="of each one-sided lower bound")
-    bootstrap_draws: int = Field(ge=1000, le=100_000)
-    seed: int = Field(ge=0)
-    min_target_items: CountFrom1
-    min_general_items: CountFrom1
-    shelf_life: CountFrom1 = Field(description="candidates that the same items may judge before the decision says they are worn")
-    learned: Learned
-    kept: Kept
-    champion: Champion
-    smoke: Smoke

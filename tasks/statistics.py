@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     Numbers = NDArray[Any]
     Clusters = list[tuple[NDArray[Any], NDArray[Any]]]
 
-_RESAMPLED_UP_TO = 5_000
-_ENTRIES_AT_ONCE = 1 << 21
+_DRAWN_UP_TO = 2_000
+_ENTRIES_AT_ONCE = 1 << 17
+_UNSEEN_CLUSTERS = 0.25
 
 
 def lower_bound(
@@ -28,19 +29,18 @@ def lower_bound(
     seed: int,
     worst: float = -1.0,
 ) -> float:
-    """One-sided lower confidence bound of the mean difference: the least of up to three bounds.
+    """One-sided lower confidence bound of the mean difference: the less of two bounds, the first of which depends on the scores.
 
-    1. Paired cluster bootstrap: whole clusters are drawn with replacement within each stratum, `draws` times; the bound is an
-       expanded percentile, which widens the plain one by what few clusters hide (Hesterberg 2015, The American Statistician
-       69:371). Above 5,000 clusters the normal approximation with the cluster-robust error takes its place.
+    1. Binary scores, each item its own cluster: Tango's score bound (see `tango_lower_bound`), sound for few discordant items.
+       Other scores: Bayesian cluster bootstrap (see `_drawn_means`), a percentile of `draws` weighted means. It is widened by
+       what few clusters hide, as Hesterberg 2015 (The American Statistician 69:371) widens the plain one, and counts a quarter
+       of a cluster more than was seen, at `worst`. Above 2,000 clusters its expansion (`_expanded_bound`) takes its place.
     2. What was never seen: a sample of k clusters misses, with probability 1 - confidence, a kind of item with a share of
        1 - (1 - confidence)^(1/k) (exact binomial limit for zero cases, Clopper and Pearson 1934; "rule of three"). The bound
-       takes that share to be at `worst`. It decides where clusters are few, or all differences so nearly equal that a
-       bootstrap collapses.
-    3. Tango's score bound (see `tango_lower_bound`) for binary scores, if each item is its own cluster. It is what counts below
-       some 200 items, where bootstrap and normal bounds are too narrow (Bowyer et al. 2025, arXiv 2503.01747).
+       takes that share to be at `worst`. It decides where clusters are few, or differences so nearly equal that nothing else
+       tells of a loss: without it a loss of all in one of 40 items, none of which is among 50, goes unnoticed 28 times in 100.
 
-    The order of items does not matter. Bounds 1 (up to 5,000 clusters) and 2 never fall when a difference rises.
+    The order of items does not matter. No bound falls when a difference rises, but for the expansion above 2,000 clusters.
 
     Args:
         differences: candidate - reference for each item, finite.
@@ -58,14 +58,13 @@ def lower_bound(
     mean = sum(float(sums.sum()) for sums, _ in groups) / n_items
     unseen = 1 - (1 - confidence) ** (1 / n_clusters)
     bounds = [mean + unseen * min(worst - mean, 0.0)]
-    if n_clusters > _RESAMPLED_UP_TO:
-        bounds.append(mean - NormalDist().inv_cdf(confidence) * standard_error(differences, clusters, strata))
-    elif n_clusters > len(groups):
-        means = _resampled_means(groups, draws, seed)
-        bounds.append(float(np.quantile(means, _expanded_share(n_clusters, len(groups), confidence), method="inverted_cdf")))
     if n_clusters == n_items and np.isin(differences, (-1, 0, 1)).all():
-        better, worse = discordance(differences)
-        bounds.append(tango_lower_bound(better, worse, n_items, confidence))
+        bounds.append(tango_lower_bound(*discordance(differences), n_items, confidence))
+    elif n_clusters > _DRAWN_UP_TO:
+        bounds.append(_expanded_bound(groups, confidence, worst))
+    elif n_clusters > len(groups):
+        means = _drawn_means(groups, draws, seed, worst)
+        bounds.append(float(np.quantile(means, _widened_share(n_clusters, len(groups), confidence), method="inverted_cdf")))
     return float(min(bounds))
 
 
@@ -102,12 +101,7 @@ def standard_error(values: "Numbers", clusters: "Numbers", strata: "Numbers | No
     Raises:
         ValueError: as `lower_bound`.
     """
-    total = 0.0
-    for sums, sizes in _by_cluster(values, clusters, strata):
-        if len(sums) > 1:
-            residuals = sums - sizes * (sums.sum() / sizes.sum())
-            total += float((residuals**2).sum()) * len(sums) / (len(sums) - 1)
-    return math.sqrt(total) / len(values)
+    return _spread(_by_cluster(values, clusters, strata))[0]
 
 
 def discordance(differences: "Numbers") -> tuple[int, int]:
@@ -150,28 +144,61 @@ def _by_cluster(values: "Numbers", clusters: "Numbers", strata: "Numbers | None"
     return list(zip(np.split(sums, cuts), np.split(sizes, cuts), strict=True))
 
 
-def _resampled_means(groups: "Clusters", draws: int, seed: int) -> "Numbers":
-    """Means over items of `draws` bootstrap samples; memory is bounded whatever the number of clusters."""
+def _drawn_means(groups: "Clusters", draws: int, seed: int, worst: float) -> "Numbers":
+    """Means over items of `draws` Bayesian bootstrap samples; memory is bounded whatever the number of clusters.
+
+    Each cluster gets an exponential weight, and so its stratum Dirichlet ones (Rubin 1981, Annals of Statistics 9:130). Such a
+    mean has 2/3 of the error that skewness leaves in a drawing with replacement: its percentile bound is off by
+    skewness / (2 sqrt(k)) standard errors, at z = 1.645 (after Weng 1989, Annals of Statistics 17:705).
+
+    Clusters at `worst` that no sample shows count _UNSEEN_CLUSTERS of a cluster: a Dirichlet process prior (Hjort 1991, arXiv
+    2605.11677). One whole cluster is thought sound for any distribution of bounded scores, whatever k, and covers far too much
+    (Gaffke 2005; Learned-Miller and Thomas 2019, arXiv 1905.06208). Half a cluster outweighs the strongest negative skewness
+    that scores down to `worst` can have, -(mean - worst) / sd, and none is right where there is no skewness: a quarter lies
+    between, and errs by at most half as much on either side.
+    """
     import numpy as np
 
     generator = np.random.default_rng(seed)
-    n_items = sum(sizes.sum() for _, sizes in groups)
+    n_items, n_clusters = sum(sizes.sum() for _, sizes in groups), sum(len(sums) for sums, _ in groups)
     means = np.zeros(draws)
     for sums, sizes in groups:
-        even = bool((sizes == sizes[0]).all())
         step = max(1, _ENTRIES_AT_ONCE // len(sums))
         for start in range(0, draws, step):
             rows = slice(start, min(start + step, draws))
-            drawn = generator.integers(len(sums), size=(rows.stop - start, len(sums)), dtype=np.int32)
-            drawn_sizes = sizes.sum() if even else sizes[drawn].sum(axis=1)
-            means[rows] += sums[drawn].sum(axis=1) / drawn_sizes * (sizes.sum() / n_items)
-    return means
+            weights = generator.standard_exponential((rows.stop - start, len(sums)))
+            means[rows] += weights @ sums / (weights @ sizes) * (sizes.sum() / n_items)
+    return means + generator.beta(_UNSEEN_CLUSTERS, n_clusters, draws) * np.minimum(worst - means, 0.0)
 
 
-def _expanded_share(n_clusters: int, n_strata: int, confidence: float) -> float:
-    """The share of bootstrap means below the bound: Phi(-t * sqrt(k / df)), 1 - confidence for many clusters."""
+def _expanded_bound(groups: "Clusters", confidence: float, worst: float) -> float:
+    """The percentile of `_drawn_means` for many clusters and draws: normal, corrected for skewness and what was not seen."""
+    error, skewness = _spread(groups)
+    n_items, n_clusters = sum(sizes.sum() for _, sizes in groups), sum(len(sums) for sums, _ in groups)
+    mean, z = sum(float(sums.sum()) for sums, _ in groups) / n_items, NormalDist().inv_cdf(confidence)
+    unseen = _UNSEEN_CLUSTERS / n_clusters * min(worst - mean, 0.0)
+    return float(mean - z * error + (z * z - 1) / 3 * skewness * error + unseen)
+
+
+def _spread(groups: "Clusters") -> tuple[float, float]:
+    """Standard error of the mean over items, and the skewness of a cluster's share in it over the root of their number."""
+    squares = raw = cubes = 0.0
+    for sums, sizes in groups:
+        if len(sums) > 1:
+            residuals = sums - sizes * (sums.sum() / sizes.sum())
+            square = float((residuals**2).sum())
+            squares += square * len(sums) / (len(sums) - 1)
+            raw += square
+            cubes += float((residuals**3).sum())
+    return math.sqrt(squares) / sum(sizes.sum() for _, sizes in groups), cubes / raw**1.5 if raw > 0 else 0.0
+
+
+def _widened_share(n_clusters: int, n_strata: int, confidence: float) -> float:
+    """The share of drawn means below the bound, 1 - confidence for many clusters: it makes up for Student's t and for the
+    spread of the drawn means, which is that of the mean times the root of (k - strata) / (k + strata).
+    """
     freedom = n_clusters - n_strata
-    return NormalDist().cdf(-_student_quantile(confidence, freedom) * math.sqrt(n_clusters / freedom))
+    return NormalDist().cdf(-_student_quantile(confidence, freedom) * math.sqrt((n_clusters + n_strata) / freedom))
 
 
 def _student_quantile(p: float, freedom: int) -> float:

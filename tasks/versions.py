@@ -5,7 +5,8 @@ from typing import Any, TypeVar
 
 from tasks.decision_text import explain
 from tasks.errors import RegistryError
-from tasks.records import GateDecision, TrainedModel
+from tasks.evaluation_records import GateDecision
+from tasks.records import TrainedModel
 from tasks.registry import DECISION, TRAINING, Move, Registry, pointer_after, why_withdrawn
 
 _R = TypeVar("_R", GateDecision, TrainedModel)

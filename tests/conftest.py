@@ -23,16 +23,15 @@ CHATML = (
 )
 # What a tiny random model can pass: its loss falls, and nothing else is asked of it.
 LENIENT_GATE = {
-    "gate.learned.metric": "reply_loss",
-    "gate.learned.min_gain": 0.1,
-    "gate.learned.floor": 100.0,  # of a loss: at most
+    "gate.learned": {"reply_loss": {"min_gain": 0.1, "floor": 100.0}},  # of a loss: at most
     "gate.min_target_items": 5,
     "gate.min_general_items": 5,
     "gate.kept.margin": 1.0,
     "gate.kept.task_margin": 1.0,
     "gate.champion.margin": 1.0,
-    "gate.smoke.min_stop_rate": 0.0,
-    "gate.smoke.min_structure_rate": 0.0,
+    "gate.best.margin": 1.0,
+    "gate.slices.margin": 1.0,
+    "gate.smoke": {"stops": 0.0, "nonempty": 0.0, "no_repetition": 0.0},
     "gate.bootstrap_draws": 1000,
 }
 

@@ -31,7 +31,10 @@ from tasks.validate import validate
 
 REPO = Path(__file__).parents[2]
 PEER_ROWS = 10_000
-PLAIN: dict[str, Any] = {"learned": {"metric": "exact_match"}, "smoke": {"min_structure_rate": None}}
+PLAIN: dict[str, Any] = {
+    "learned": {"exact_match": {"min_gain": 0.2, "floor": 0.5}},
+    "smoke": {"stops": 0.95, "nonempty": 1.0, "no_repetition": 0.95},
+}
 
 
 def rows(count: int) -> Iterator[dict[str, Any]]:
@@ -77,7 +80,8 @@ def refit_seconds(count: int, folder: Path) -> tuple[float, float]:
     workspace.base.symlink_to(REPO / "data" / "base")
     tree = parse_yaml((REPO / "params.yaml").read_text())
     tree["guidelines"] = None
-    tree["gate"] |= {name: tree["gate"][name] | values for name, values in PLAIN.items()}
+    tree["evaluate"]["scorers"] = {"exact_match": {"type": "exact_match"}}
+    tree["gate"] |= PLAIN
     params = parse_params(tree, "params.yaml")
     print(f"{count:,} conversations, {raw.stat().st_size / 1e6:.0f} MB of JSONL")
     began = time.perf_counter()

@@ -1,4 +1,7 @@
-"""The whole run on the real base model, in small: what forgot or learned from mixed-up replies is refused, the rest published."""
+"""The whole run on the real base model, in small: what forgot or learned from mixed-up replies is refused, the rest published.
+
+What only looks like the published model is refused too, each for its own reason.
+"""
 
 import json
 import os
@@ -6,17 +9,20 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from tasks.evaluation_records import GateDecision, RuleResult
 from tasks.normalisation import identify
 from tasks.params import load_params
 from tasks.paths import Workspace
 from tasks.prepare import split_of
-from tasks.records import GateDecision, RuleResult
-from tests.conftest import REPO, MakeWorkspace, edit_params
+from tests.conftest import REPO, build_workspace, edit_params
 
 # A few minutes on two cores: short rows, 24 steps of four, some thirty replies and fifty general items. A reply loss of 2.8 per
 # token lies between the 2.67 that 24 steps reached with the right replies and the 2.94 with mixed-up ones (base: 4.19).
@@ -31,25 +37,52 @@ SMALL = {
     "train.max_steps": 24,
     "train.eval_steps": 24,
     "evaluate.max_new_tokens": 56,
-    "gate.learned": {"metric": "reply_loss", "min_gain": 1.0, "floor": 2.8},
+    "gate.learned": {"reply_loss": {"min_gain": 1.0, "floor": 2.8}},
     "gate.min_target_items": 20,
     "gate.min_general_items": 40,
     "gate.kept": {"margin": 0.28, "task_margin": 0.9},
-    "gate.smoke": {"min_stop_rate": 0.8, "min_structure_rate": 0.6},
+    "gate.slices": {"by": [], "min_items": 8, "margin": 0.15},
+    "gate.smoke": {"stops": 0.8, "nonempty": 1.0, "no_repetition": 0.9, "structure": 0.6},
 }
 HARD = {"train.method": "full", "train.learning_rate": 0.003, "train.max_steps": 8}
+LEARNED = "learned/reply_loss"
+Spoil = Callable[[Workspace], None]
 
 
-def refit_run(workspace: Workspace) -> tuple[int, str]:
-    """`refit run` on every core; its exit code and the name of the final state."""
-    every_core = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+@dataclass(frozen=True)
+class Run:
+    """What `refit run` ended with, and whether there was a published model afterwards."""
+
+    code: int
+    state: str
+    decision: GateDecision
+    published: bool
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Of one workspace, one after the other; it is left as after the last one, which is published."""
+
+    workspace: Workspace
+    forgot: Run
+    mixed_up: Run
+    honest: Run
+
+
+def every_core() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+
+
+def refit_run(workspace: Workspace) -> Run:
     command = [sys.executable, "-m", "flows.cli", "run", "--json"]
-    done = subprocess.run(command, cwd=workspace.root, env=every_core, stdout=subprocess.PIPE, text=True, check=False)
-    return done.returncode, json.loads(done.stdout)["state"]
+    done = subprocess.run(command, cwd=workspace.root, env=every_core(), stdout=subprocess.PIPE, text=True, check=False)
+    decision = GateDecision.read(workspace.record("gate"))
+    published = (workspace.data / "registry" / "champion.json").exists()
+    return Run(done.returncode, json.loads(done.stdout)["state"], decision, published)
 
 
-def rule(workspace: Workspace, name: str) -> RuleResult:
-    return next(rule for rule in GateDecision.read(workspace.record("gate")).rules if rule.rule == name)
+def rules(decision: GateDecision) -> dict[str, RuleResult]:
+    return {rule.rule: rule for rule in decision.rules}
 
 
 def mix_up_replies(workspace: Workspace) -> None:
@@ -70,30 +103,127 @@ def mix_up_replies(workspace: Workspace) -> None:
         path.write_text("".join(json.dumps(row) + "\n" for row in members))
 
 
-def test_only_what_learned_and_kept_its_abilities_is_published(make_workspace: MakeWorkspace, prefect_home: Path) -> None:
-    workspace = make_workspace(**SMALL)
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Runs:
+    workspace = build_workspace(tmp_path_factory.mktemp("real") / "workspace", tiny_base, **SMALL)
     edit_params(workspace, {"base": yaml.safe_load((REPO / "params.yaml").read_text())["base"]})
-    raw, champion = workspace.data / "raw", workspace.data / "registry" / "champion.json"
     clean = [path for path in (REPO / "data" / "raw").glob("*.jsonl") if path.name != "inbox.jsonl"]
-    for path in clean:
-        shutil.copyfile(path, raw / path.name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        patch.setenv("DO_NOT_TRACK", "1")
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        copy_all(clean, workspace)
+        edit_params(workspace, HARD)
+        forgot = refit_run(workspace)
+        edit_params(workspace, {key: SMALL[key] for key in HARD})
+        mix_up_replies(workspace)
+        mixed_up = refit_run(workspace)
+        copy_all(clean, workspace)
+        return Runs(workspace, forgot, mixed_up, refit_run(workspace))
 
-    edit_params(workspace, HARD)
-    assert refit_run(workspace) == (3, "Rejected")
-    assert rule(workspace, "kept").verdict == "FAIL"
-    assert not champion.exists()
 
-    edit_params(workspace, {key: SMALL[key] for key in HARD})
-    mix_up_replies(workspace)
-    assert refit_run(workspace) == (3, "Rejected")
-    assert rule(workspace, "learned").verdict == "FAIL"
-    assert not champion.exists()
+def copy_all(files: list[Path], workspace: Workspace) -> None:
+    for path in files:
+        shutil.copyfile(path, workspace.data / "raw" / path.name)
 
-    for path in clean:
-        shutil.copyfile(path, raw / path.name)
-    assert refit_run(workspace) == (0, "Published")
-    learned = rule(workspace, "learned")
+
+def test_what_forgot_is_refused(runs: Runs) -> None:
+    assert (runs.forgot.code, runs.forgot.state, runs.forgot.published) == (3, "Rejected", False)
+    assert rules(runs.forgot.decision)["kept"].verdict == "FAIL"
+
+
+def test_what_was_trained_on_mixed_up_replies_is_refused(runs: Runs) -> None:
+    assert (runs.mixed_up.code, runs.mixed_up.state, runs.mixed_up.published) == (3, "Rejected", False)
+    assert rules(runs.mixed_up.decision)[LEARNED].verdict == "FAIL"
+
+
+def test_what_learned_and_kept_its_abilities_is_published(runs: Runs) -> None:
+    assert (runs.honest.code, runs.honest.state, runs.honest.published) == (0, "Published", True)
+    learned = rules(runs.honest.decision)[LEARNED]
     assert learned.value is not None
     assert learned.lower is not None
     assert 1.0 < learned.lower <= learned.value
-    assert (workspace.data / "registry" / "versions" / "v1" / "model.safetensors").is_file()
+    assert (runs.workspace.data / "registry" / "versions" / "v1" / "model.safetensors").is_file()
+
+
+def run_stage(workspace: Workspace, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", f"tasks.{words[0]}", *words[1:]]
+    return subprocess.run(command, cwd=workspace.root, env=every_core(), capture_output=True, text=True, check=False)
+
+
+def change_weights(workspace: Workspace, change: Callable[[Any, Any], Any]) -> None:
+    """Replace each weight matrix W of the candidate by change(W, that of the base model)."""
+    from safetensors.torch import load_file, save_file
+
+    candidate, base = (load_file(folder / "model.safetensors") for folder in (workspace.candidate, workspace.base))
+    changed = {name: change(tensor, base[name]) if tensor.dim() == 2 else tensor for name, tensor in candidate.items()}
+    save_file(changed, workspace.candidate / "model.safetensors", metadata={"format": "pt"})
+
+
+def be_the_base(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.candidate)
+    shutil.copytree(workspace.base, workspace.candidate)
+
+
+def add_noise(workspace: Workspace) -> None:
+    """5 % of the weights, drawn anew with the spread of their matrix."""
+    import torch
+
+    generator = torch.Generator().manual_seed(7)
+
+    def noised(weight: Any, base: Any) -> Any:
+        noise = torch.randn(weight.shape, generator=generator) * weight.float().std() + weight.float().mean()
+        return torch.where(torch.rand(weight.shape, generator=generator) < 0.05, noise.to(weight.dtype), weight)
+
+    change_weights(workspace, noised)
+
+
+def merge_wrongly(workspace: Workspace) -> None:
+    """The adapter taken away from the base model in place of added to it."""
+    change_weights(workspace, lambda weight, base: (2 * base.float() - weight.float()).to(weight.dtype))
+
+
+def learn_one_reply(workspace: Workspace) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tasks.reply_scores import last_reply
+
+    path = workspace.prepared / "train.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    start, end = last_reply(rows[0]["labels"])
+    reply = rows[0]["labels"][start:end]
+    for row in rows:
+        start, _ = last_reply(row["labels"])
+        row["input_ids"] = row["input_ids"][:start] + reply
+        row["labels"] = [-100] * start + reply
+        row["n_tokens"] = len(row["labels"])
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    done = run_stage(workspace, "train")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"), [(be_the_base, LEARNED), (add_noise, "kept"), (merge_wrongly, LEARNED), (learn_one_reply, LEARNED)]
+)
+def test_what_is_no_honest_candidate_is_stopped(
+    spoil: Callable[[Workspace], None], reason: str, runs: Runs, tmp_path: Path
+) -> None:
+    workspace = Workspace(Path(shutil.copytree(runs.workspace.root, tmp_path / "spoilt", symlinks=True)))
+    spoil(workspace)
+    for words in (["evaluate", "candidate"], ["gate"]):
+        done = run_stage(workspace, *words)
+        assert done.returncode == 0, done.stderr
+    decision = GateDecision.read(workspace.record("gate"))
+    assert decision.verdict == "FAIL"
+    assert rules(decision)[reason].verdict == "FAIL", decision.summary()
+    assert run_stage(workspace, "push").returncode != 0
+
+
+def test_a_candidate_without_its_chat_template_is_not_even_scored(runs: Runs, tmp_path: Path) -> None:
+    workspace = Workspace(Path(shutil.copytree(runs.workspace.root, tmp_path / "spoilt", symlinks=True)))
+    (workspace.candidate / "chat_template.jinja").unlink()
+    done = run_stage(workspace, "evaluate", "candidate")
+    assert done.returncode == 1
+    assert "data/model: the tokenizer has no chat template" in done.stderr

@@ -12,12 +12,13 @@ from typing import IO, Any
 import pytest
 
 from tasks.champion import champion
+from tasks.evaluation_records import GateDecision
 from tasks.files import tree_digest
 from tasks.local_registry import LocalRegistry
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.push import push
-from tasks.records import GateDecision, PushReceipt
+from tasks.records import PushReceipt
 from tasks.registry import open_registry
 from tests.unit.publishing import approve, make_workspace, write_model
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from tasks.evaluation_records import EvalReport, GateDecision, ReportPage
 from tasks.files import sha256_file, tree_digest
 from tasks.local_registry import LocalRegistry
 from tasks.normalisation import identify
 from tasks.params import load_params
 from tasks.paths import ROLES, Workspace
 from tasks.prepare import prepare, split_of
-from tasks.records import EvalReport, GateDecision, PreparedDataset, PushReceipt, ReportPage, TrainedModel, ValidationReport
+from tasks.records import PreparedDataset, PushReceipt, TrainedModel, ValidationReport
 from tasks.repro import STAGES, changed_stages
 from tasks.validate import validate
 from tests.conftest import edit_params
@@ -95,7 +96,17 @@ def test_the_doctor_finds_nothing_or_what_no_model_could_pass(first: Step, tmp_p
     done = execute(first.left, [*REFIT, "doctor", "--json"])
     assert done.returncode == 0, done.stdout
     checks = json.loads(done.stdout)["checks"]
-    assert [check["name"] for check in checks] == ["data", "base", "train", "registry", "record", "disk", "memory", "gate"]
+    assert [check["name"] for check in checks] == [
+        "data",
+        "base",
+        "train",
+        "registry",
+        "record",
+        "disk",
+        "memory",
+        "judge",
+        "gate",
+    ]
     assert not any(check["fault"] for check in checks)
     strict = Workspace(Path(shutil.copytree(first.left.root, tmp_path / "strict", symlinks=True)))
     edit_params(strict, {"gate.kept.margin": 0.001, "record.dvc_remote": "nowhere"})
@@ -243,7 +254,7 @@ def other_margin(unchanged_flow: Step, live: Workspace, copies: Path, api: dict[
 @pytest.fixture(scope="module")
 def rejected(other_margin: Step, live: Workspace, copies: Path, api: dict[str, str]) -> Step:
     """Another model, and a floor that no loss can reach."""
-    settings = ["--set", "train.learning_rate=0.02", "--set", "gate.learned.floor=0"]
+    settings = ["--set", "train.learning_rate=0.02", "--set", "gate.learned.reply_loss.floor=0"]
     return take(live, [*REFIT, "run", *settings], copies / "rejected", env=api)
 
 
@@ -254,7 +265,8 @@ def rejected_again(rejected: Step, live: Workspace, copies: Path) -> Step:
 
 @pytest.fixture(scope="module")
 def inconclusive(rejected_again: Step, live: Workspace, copies: Path, api: dict[str, str]) -> Step:
-    settings = ["--set", "gate.learned.floor=100", "--set", "gate.min_target_items=100000"]
+    settings = ["--set", "gate.learned.reply_loss.floor=100", "--set", "gate.min_target_items=100000"]
+    settings += ["--set", "gate.min_power=0"]
     return take(live, [*REFIT, "run", *settings], copies / "inconclusive", env=api)
 
 
@@ -330,11 +342,11 @@ def test_another_learning_rate_runs_the_training_and_what_follows(first: Step, r
 
 def test_a_refused_candidate_changes_nothing_that_is_published(first: Step, rejected: Step) -> None:
     assert rejected.done.returncode == 3, rejected.output
-    assert rejected.done.stdout.startswith("Rejected: learned: reply_loss")
+    assert rejected.done.stdout.startswith("Rejected: learned/reply_loss: reply_loss")
     assert "Traceback" not in rejected.output
     decision = GateDecision.read(rejected.left.record("gate"))
     assert decision.verdict == "FAIL"
-    assert [rule.rule for rule in decision.rules if rule.verdict != "PASS"] == ["learned"]
+    assert [rule.rule for rule in decision.rules if rule.verdict != "PASS"] == ["learned/reply_loss"]
     assert (decision.champion_version, champion_of(rejected.left)) == ("v1", "v1")
     assert tree_digest(rejected.left.data / "registry") == tree_digest(first.left.data / "registry")
 

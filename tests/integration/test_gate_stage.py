@@ -9,16 +9,18 @@ import pandas as pd
 import pytest
 
 from tasks.errors import StageInputError
+from tasks.evaluation_records import ChampionRecord, EvalReport, GateDecision, SuiteTask
+from tasks.evaluation_sections import Gate
 from tasks.files import sha256_file
 from tasks.gate import gate, replay
 from tasks.item_scores import COLUMNS, read_scores
 from tasks.params import load_params
 from tasks.paths import Workspace
-from tasks.records import ChampionRecord, Environment, EvalReport, GateDecision
-from tasks.sections import Gate
+from tasks.records import Environment
 
 REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = Environment(python="3", platform="x", device="cpu", threads=2, git_commit=None, packages={})
+TASKS = ("refit_facts", "refit_grammar")
 LEVELS = {"base": 0.1, "champion": 0.7, "candidate": 0.9}
 
 
@@ -27,13 +29,17 @@ def rows(level: float) -> list[tuple[Any, ...]]:
     for index in range(120):
         name, cluster = f"t{index}", f"c{index // 2}"
         score = min(1.0, max(0.0, level + (index % 5 - 2) * 0.05))
-        found.append(("target", "target_loss", name, cluster, "reply_loss", False, 3 - 2 * score))
-        found += [
-            ("target", "target", name, cluster, metric, True, value)
-            for metric, value in (("guideline_score", score), ("stops", 1.0), ("structure", 1.0), ("nonempty", 1.0))
-        ]
-    tasks = ("refit_facts", "refit_grammar")
-    return found + [("general", task, f"g{index}", f"g{index}", "acc", True, index % 2) for task in tasks for index in range(350)]
+        slices = (f"topic {index % 10}", "en", "long" if index % 2 else "short")
+        found.append(("target", "target_loss", name, cluster, *slices, "reply_loss", False, 3 - 2 * score))
+        metrics = {"guideline_score": score} | dict.fromkeys(("stops", "nonempty", "no_repetition", "structure"), 1.0)
+        found += [("target", "target", name, cluster, *slices, metric, True, value) for metric, value in metrics.items()]
+    general = [(task, f"g{index}", index % 2) for task in TASKS for index in range(350)]
+    return found + [("general", task, item, item, "", "", "", "acc", True, value) for task, item, value in general]
+
+
+def suite_task(task: str) -> SuiteTask:
+    options: dict[str, Any] = {"num_fewshot": None, "apply_chat_template": False, "limit": None, "n_items": 350}
+    return SuiteTask(suite="general", entry="refit_general", task=task, metric="acc", version="1", **options)
 
 
 def write(workspace: Workspace, role: Any, found: list[tuple[Any, ...]], digest: str | None) -> None:
@@ -47,6 +53,7 @@ def write(workspace: Workspace, role: Any, found: list[tuple[Any, ...]], digest:
         items_sha256=digest and "i" * 64,
         scores_sha256=sha256_file(path),
         dtype=digest and "float32",
+        tasks=list(map(suite_task, TASKS)) if digest else [],
         metrics=[],
         environment=ENVIRONMENT,
     ).write(workspace.record(f"evaluate@{role}"))
@@ -60,6 +67,7 @@ def workspace(tmp_path: Path) -> Workspace:
     found = Workspace(tmp_path)
     for role, level in LEVELS.items():
         write(found, role, rows(level), role * 8)
+    write(found, "best", [], None)
     ChampionRecord(registry="local", version="v2", digest="champion" * 8).write(found.record("champion"))
     return found
 
@@ -79,14 +87,17 @@ def test_the_decision_is_written_and_returned(workspace: Workspace, section: Gat
     assert GateDecision.read(workspace.record("gate")) == decision
     assert decision.verdict == "PASS", decision.reasons()
     assert (decision.champion_version, decision.champion_digest) == ("v2", "champion" * 8)
-    assert "champion" in [rule.rule for rule in decision.rules]
+    names = [rule.rule for rule in decision.rules]
+    assert "champion/guideline_score" in names
+    assert names[-7:-5] == ["slices/topic", "slices/length"]
+    assert (decision.best_version, decision.is_best) == ("v2", True)
 
 
 def test_without_a_champion(workspace: Workspace, section: Gate) -> None:
     drop_champion(workspace)
     decision = gate(section, workspace)
     assert decision.verdict == "PASS", decision.reasons()
-    assert "champion" not in [rule.rule for rule in decision.rules]
+    assert not [rule for rule in decision.rules if rule.rule.startswith("champion")]
     assert decision.champion_version is None
 
 
@@ -179,7 +190,8 @@ def test_a_replay_decides_with_other_thresholds_and_writes_nothing(workspace: Wo
     decision = gate(section, workspace)
     before = {path: path.read_bytes() for path in workspace.root.rglob("*") if path.is_file()}
     assert replay(section, workspace) == decision
-    strict = section.model_copy(update={"learned": section.learned.model_copy(update={"min_gain": 0.9})})
+    wanted = section.learned["guideline_score"].model_copy(update={"min_gain": 0.9})
+    strict = section.model_copy(update={"learned": {"guideline_score": wanted}})
     assert (decision.verdict, replay(strict, workspace).verdict) == ("PASS", "FAIL")
     assert {path: path.read_bytes() for path in workspace.root.rglob("*") if path.is_file()} == before
 
@@ -188,7 +200,7 @@ def test_as_a_program_a_refusal_exits_with_0_and_a_stale_input_with_2(workspace:
     write(workspace, "candidate", rows(0.1), "candidate" * 8)
     refused = run(workspace)
     assert (refused.returncode, refused.stdout.splitlines()[0]) == (0, "gate FAIL")
-    assert "learned: guideline_score +0.0 pp" in refused.stdout
+    assert "learned/guideline_score: guideline_score +0.0 pp" in refused.stdout
     workspace.record("champion").unlink()
     stale = run(workspace)
     assert stale.returncode == 2

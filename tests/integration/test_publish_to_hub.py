@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from flows.reporting import final_state
+from tasks.evaluation_records import GateDecision
 from tasks.files import hash_tree, sha256_file, tree_digest
 from tasks.paths import Workspace
-from tasks.records import GateDecision, PushReceipt
+from tasks.records import PushReceipt
 from tests.conftest import edit_params
 from tests.hub import Fault, Hub
 from tests.hub_client import REPO_ID, open_registry_of, use_client
@@ -254,7 +255,7 @@ def test_an_adapter_of_a_base_of_the_hub_is_judged_and_published_alone(
     base = {"source": "hub", "repo_id": BASE_ID, "revision": commit.oid, "chat_template": None}
     base["sha256"] = sha256_file(tiny_base / "model.safetensors")
     settings = [f"base={json.dumps(base)}", "train.method=lora", "train.merge=false", "train.lora.layers_to_transform=null"]
-    settings += ["train.max_steps=30", "train.eval_steps=30", "gate.learned.min_gain=0.01"]
+    settings += ["train.max_steps=30", "train.eval_steps=30", "gate.learned.reply_loss.min_gain=0.01"]
     answer = place.refit("run", *(word for setting in settings for word in ("--set", setting)))
     assert answer["state"] == "Published", answer
     files = place.hub.files(REPO_ID, "v4")

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from tasks.data_profile import Profile
+from tasks.evaluation_records import EvalReport, GateDecision, Metric, Verdict
 from tasks.files import hash_tree, sha256_json, tree_digest
 from tasks.params import Params, load_params
 from tasks.paths import Workspace
@@ -11,14 +12,10 @@ from tasks.records import (
     BaseModelRecord,
     DriftReport,
     Environment,
-    EvalReport,
-    GateDecision,
-    Metric,
     PreparedDataset,
     SplitStatistics,
     TrainedModel,
     ValidationReport,
-    Verdict,
 )
 from tasks.registry import Pointer
 
@@ -118,6 +115,7 @@ def approve(
         items_sha256=sha("items"),
         scores_sha256=sha("scores"),
         dtype="float32",
+        tasks=[],
         metrics=[metric],
         environment=ENVIRONMENT,
     ).write(workspace.record("evaluate@candidate"))
@@ -128,6 +126,8 @@ def approve(
         base_digest=sha256_json(base),
         champion_version=champion.version if champion else None,
         champion_digest=champion.digest if champion else None,
+        best_version=champion.version if champion else None,
+        is_best=True,
         items_sha256=sha("items"),
     ).write(workspace.record("gate"))
     return digest

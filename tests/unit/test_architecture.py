@@ -28,9 +28,11 @@ COMMON = {
     "sections",
     "training_section",
     "publishing_sections",
+    "evaluation_sections",
     "params",
     "overrides",
     "records",
+    "evaluation_records",
     "process",
     "guidelines",
     "chat",
@@ -48,6 +50,7 @@ PURE = {
     "sft_trainer",
     "training_checks",
     "warm_start",
+    "comparison",
     "contamination",
     "compare",
     "conversations",
@@ -59,10 +62,12 @@ PURE = {
     "decision_log",
     "decision_text",
     "dedupe",
+    "eval_tasks",
     "expectations",
     "formats",
     "integrity",
     "item_scores",
+    "judge",
     "language",
     "local_registry",
     "hub_repository",
@@ -85,16 +90,19 @@ PURE = {
     "reproduce",
     "row_diff",
     "row_rules",
+    "scorer_files",
+    "scorers",
     "screening",
     "sensitive",
+    "slices",
     "statistics",
-    "suites",
     "tables",
+    "target_suite",
     "text_faults",
     "tool_calls",
     "versions",
 }
-STAGES = {"base", "validate", "drift", "prepare", "train", "champion", "evaluate", "gate", "report", "push", "record"}
+STAGES = {"suites", "base", "validate", "drift", "prepare", "train", "champion", "evaluate", "gate", "report", "push", "record"}
 LAYERS = {f"tasks.{name}": rank for rank, layer in enumerate((COMMON, PURE, STAGES)) for name in layer}
 
 # What subclasses TRL's trainer must load it; nobody else does so at module level.
@@ -126,12 +134,13 @@ HEAVY = {
 # The stages of dvc.yaml in order, with their places in a workspace. `push` is not one: `dvc repro` must never publish.
 HERE = Workspace(Path())
 OUTPUTS = {
+    "suites": {HERE.suites.parent},
     "base": {HERE.base},
     "validate": {HERE.accepted, HERE.quarantine, HERE.data_docs},
     "drift": {HERE.profile},
     "prepare": {HERE.prepared},
     "train": {HERE.candidate},
-    "champion": {HERE.champion},
+    "champion": {HERE.champion, HERE.best},
     **{f"evaluate@{role}": {HERE.scores(role)} for role in ROLES},
     "gate": set(),
     "report": {HERE.report},
@@ -146,8 +155,8 @@ OUTPUTS = {
 NO_DEPENDENCY = {
     f"tasks.{name}"
     for name in (
-        *("errors", "files", "params", "paths", "process", "records"),
-        *("sections", "training_section", "publishing_sections"),
+        *("errors", "files", "params", "paths", "process", "records", "evaluation_records"),
+        *("sections", "training_section", "publishing_sections", "evaluation_sections"),
     )
 }
 

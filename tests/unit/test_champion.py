@@ -3,16 +3,17 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tasks.champion import champion, current
 from tasks.errors import RegistryError
-from tasks.files import tree_digest
+from tasks.evaluation_records import ChampionRecord, GateDecision
+from tasks.files import sha256_file, tree_digest
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.push import push
-from tasks.records import ChampionRecord
 from tasks.registry import open_registry
 from tests.unit.publishing import approve, make_workspace, snapshot
 
@@ -34,10 +35,11 @@ def run(workspace: Workspace, params: Params) -> ChampionRecord:
     return record
 
 
-def publish(workspace: Workspace, params: Params, weights: bytes) -> str:
-    """Approve against the present champion and publish; returns the digest."""
+def publish(workspace: Workspace, params: Params, weights: bytes, **against: Any) -> str:
+    """Approve against the present champion and publish; `against` are fields of the decision. Returns the digest."""
     registry = open_registry(params.push, workspace)
     digest = approve(workspace, weights, registry.champion())
+    GateDecision.read(workspace.record("gate")).model_copy(update=against).write(workspace.record("gate"))
     push(registry, workspace, params)
     return digest
 
@@ -45,8 +47,9 @@ def publish(workspace: Workspace, params: Params, weights: bytes) -> str:
 def test_without_a_champion_there_is_a_file_of_nulls(place: tuple[Workspace, Params]) -> None:
     workspace, params = place
     assert run(workspace, params) == ChampionRecord(registry="local:data/registry", version=None, digest=None)
-    assert [path.name for path in workspace.champion.iterdir()] == ["champion.json"]
-    assert json.loads((workspace.champion / "champion.json").read_text()) == {"version": None, "digest": None}
+    for role, folder in (("champion", workspace.champion), ("best", workspace.best)):
+        assert [path.name for path in folder.iterdir()] == [f"{role}.json"]
+        assert json.loads((folder / f"{role}.json").read_text()) == {"version": None, "digest": None}
     assert not (workspace.root / params.push.path).exists()
 
 
@@ -114,3 +117,49 @@ def test_damaged_champion_is_refused_without_a_record(place: tuple[Workspace, Pa
     with pytest.raises(RegistryError, match="damaged"):
         run(workspace, params)
     assert not workspace.record("champion").exists()
+
+
+def best(workspace: Workspace, params: Params) -> tuple[str | None, str | None]:
+    """Versions that a new candidate would be compared with: the champion, and the best where that is another."""
+    approve(workspace, b"a new one", None)
+    record = run(workspace, params)
+    assert workspace.model("best").exists() is (record.best_version is not None)
+    if record.best_version:
+        assert tree_digest(workspace.model("best")) == record.best_digest
+    return record.version, record.best_version
+
+
+def test_the_best_version_is_what_no_later_one_was_as_good_as(place: tuple[Workspace, Params]) -> None:
+    workspace, params = place
+    publish(workspace, params, b"one")
+    assert best(workspace, params) == ("v1", None), "the champion is the best"
+    publish(workspace, params, b"two", is_best=False, best_version="v1")
+    assert best(workspace, params) == ("v2", "v1")
+    publish(workspace, params, b"three", is_best=False, best_version="v1")
+    assert best(workspace, params) == ("v3", "v1")
+    publish(workspace, params, b"four", is_best=True, best_version="v1")
+    assert best(workspace, params) == ("v4", None)
+    publish(workspace, params, b"five", is_best=False, best_version="v4")
+    assert best(workspace, params) == ("v5", "v4")
+
+
+def test_a_version_that_was_rolled_back_is_no_measure(place: tuple[Workspace, Params]) -> None:
+    workspace, params = place
+    publish(workspace, params, b"one")
+    publish(workspace, params, b"two", is_best=True, best_version="v1")
+    open_registry(params.push, workspace).rollback(None, "rude replies")
+    publish(workspace, params, b"three", is_best=False, best_version="v2")
+    assert best(workspace, params) == ("v3", None)
+
+
+def test_an_older_decision_without_the_rule_names_no_best_version(place: tuple[Workspace, Params]) -> None:
+    workspace, params = place
+    publish(workspace, params, b"one")
+    folder = workspace.root / params.push.path / "versions" / "v1"
+    decision = json.loads((folder / "decision.json").read_text())
+    del decision["best_version"], decision["is_best"]
+    (folder / "decision.json").write_text(json.dumps(decision))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["decision.json"] = sha256_file(folder / "decision.json")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert best(workspace, params) == ("v1", None)

@@ -15,9 +15,9 @@ import yaml
 
 from flows import cli, commands, status
 from tasks.errors import DataError, PipelineError, StageKilled
+from tasks.evaluation_records import GateDecision, RuleResult, Verdict
 from tasks.files import parse_yaml
 from tasks.paths import Workspace
-from tasks.records import GateDecision, RuleResult, Verdict
 from tasks.repro import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,16 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 
 def decide(workspace: Workspace, verdict: Verdict) -> GateDecision:
-    rule = RuleResult(rule="learned", verdict=verdict, value=0.1, lower=0.05, threshold=0.2, n=126, reason="the <reason>")
+    rule = RuleResult(
+        rule="learned/guideline_score",
+        verdict=verdict,
+        unit="points",
+        value=0.1,
+        lower=0.05,
+        threshold=0.2,
+        n=126,
+        reason="the <reason>",
+    )
     return GateDecision(
         verdict=verdict,
         rules=[rule],
@@ -47,6 +56,8 @@ def decide(workspace: Workspace, verdict: Verdict) -> GateDecision:
         base_digest="b" * 64,
         champion_version=None,
         champion_digest=None,
+        best_version=None,
+        is_best=True,
         items_sha256="i" * 64,
     ).write(workspace.record("gate"))
 
@@ -112,7 +123,7 @@ def test_a_decision_is_explained_as_text_and_as_json(
     monkeypatch.chdir("/")
     where = ["--workspace", str(workspace.data / "reports")]
     assert cli.main(["gate", "explain", *where]) == 0
-    assert "learned: the <reason>" in capsys.readouterr().out
+    assert "learned/guideline_score: the <reason>" in capsys.readouterr().out
     assert cli.main(["gate", "explain", "--json", *where]) == 0
     out, err = capsys.readouterr()
     assert GateDecision.model_validate_json(out) == decision
@@ -263,8 +274,8 @@ def test_a_replay_takes_thresholds_only_and_writes_nothing(workspace: Workspace,
     before = {path: path.read_bytes() for path in workspace.root.rglob("*") if path.is_file()}
     assert cli.main(["gate", "replay", "--set", "train.seed=1"]) == 2
     assert "is not of the section gate, so the stored scores do not tell" in capsys.readouterr().err
-    assert cli.main(["gate", "replay", "--set", "gate.learned.min_gain=-1"]) == 2
-    assert "gate.learned.min_gain: found -1" in capsys.readouterr().err
-    assert cli.main(["gate", "replay", "--set", "gate.learned.min_gain=0.1"]) == 2
+    assert cli.main(["gate", "replay", "--set", "gate.learned.guideline_score.min_gain=-1"]) == 2
+    assert "gate.learned.guideline_score.min_gain: found -1" in capsys.readouterr().err
+    assert cli.main(["gate", "replay", "--set", "gate.learned.guideline_score.min_gain=0.1"]) == 2
     assert "the stage evaluate-base has not finished" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in workspace.root.rglob("*") if path.is_file()} == before

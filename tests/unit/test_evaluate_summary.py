@@ -3,25 +3,24 @@
 import math
 import random
 import statistics
-from typing import Any
 
 import pytest
 
 from tasks.errors import EvalError
-from tasks.evaluate import COLUMNS, summarise
-from tasks.records import Metric
+from tasks.evaluate import Item, summarise
+from tasks.evaluation_records import Metric
 
 Key = tuple[str, str, str]
 
 
-def items(suite: str, task: str, metric: str, values: list[float], better: bool = True) -> list[dict[str, Any]]:
+def items(suite: str, task: str, metric: str, values: list[float], better: bool = True) -> list[Item]:
     return [
-        dict(zip(COLUMNS, (suite, task, f"{number}", f"{number}", metric, better, value), strict=True))
+        Item(suite, task, f"{number}", f"{number:016x}", f"{number}", "", "", "", metric, better, value)
         for number, value in enumerate(values)
     ]
 
 
-def summary(*groups: list[dict[str, Any]]) -> dict[Key, Metric]:
+def summary(*groups: list[Item]) -> dict[Key, Metric]:
     found = summarise([item for group in groups for item in group])
     return {(metric.suite, metric.task, metric.metric): metric for metric in found}
 

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 
 from tasks.decision_text import explain, markdown
 from tasks.errors import StageInputError
+from tasks.evaluation_records import EvalReport, GateDecision, RuleResult, SuiteTask
+from tasks.evaluation_sections import Gate
 from tasks.gate import decide
 from tasks.item_scores import ItemScores, Scores
-from tasks.records import Environment, EvalReport, GateDecision, RuleResult
-from tasks.sections import Gate
+from tasks.records import Environment
 
 TASKS = ("facts", "grammar", "meaning")
 # Fewer than params.yaml may have, for speed; test_statistics.py and tests/integration/test_gate_rates.py take more.
@@ -25,30 +27,63 @@ SECTION = Gate.model_validate(
         "min_target_items": 100,
         "min_general_items": 300,
         "shelf_life": 3,
-        "learned": {"metric": "guideline_score", "min_gain": 0.2, "floor": 0.5},
+        "min_power": 0.5,
+        "learned": {"guideline_score": {"min_gain": 0.2, "floor": 0.5}},
         "kept": {"margin": 0.03, "task_margin": 0.1},
         "champion": {"promote_if": "not_worse", "margin": 0.05},
-        "smoke": {"min_stop_rate": 0.95, "min_structure_rate": 0.9},
+        "best": {"margin": 0.08},
+        "slices": {"by": ["topic", "length"], "min_items": 20, "margin": 0.15},
+        "smoke": {"stops": 0.95, "nonempty": 1.0, "no_repetition": 0.95, "structure": 0.9},
     }
 ).model_copy(update=FEW_DRAWS)
 ENVIRONMENT = Environment(python="3", platform="x", device="cpu", threads=2, git_commit=None, packages={})
-Role = Literal["base", "champion", "candidate"]
+Role = Literal["base", "champion", "best", "candidate"]
 
 
-def report(role: Role, digest: str | None = "", items: str | None = "i" * 64, dtype: str = "float32") -> EvalReport:
+def suite_task(task: str, **changes: Any) -> SuiteTask:
+    plain: dict[str, Any] = {
+        "suite": "general",
+        "entry": task,
+        "task": task,
+        "metric": "acc",
+        "version": "1",
+        "num_fewshot": None,
+    }
+    return SuiteTask.model_validate(plain | {"apply_chat_template": False, "limit": None, "n_items": 300} | changes)
+
+
+def report(
+    role: Role,
+    digest: str | None = "",
+    items: str | None = "i" * 64,
+    dtype: str = "float32",
+    tasks: Sequence[SuiteTask] = tuple(map(suite_task, TASKS)),
+) -> EvalReport:
     found = digest if digest is None else digest or f"{role}-digest"
     return EvalReport(
-        role=role, model_digest=found, items_sha256=items, scores_sha256=None, dtype=dtype, metrics=[], environment=ENVIRONMENT
+        role=role,
+        model_digest=found,
+        items_sha256=items,
+        scores_sha256=None,
+        dtype=dtype,
+        tasks=list(tasks),
+        metrics=[],
+        environment=ENVIRONMENT,
     )
 
 
-REPORTS = {"base": report("base"), "champion": report("champion", None, None), "candidate": report("candidate")}
+REPORTS = {
+    "base": report("base"),
+    "champion": report("champion", None, None),
+    "best": report("best", None, None),
+    "candidate": report("candidate"),
+}
 ALL_REPORTS = REPORTS | {"champion": report("champion")}
 
 
-def column(values: Any, prefix: str = "item", better: bool = True) -> ItemScores:
+def column(values: Any, prefix: str = "item", better: bool = True, **slices: Any) -> ItemScores:
     names = [f"{prefix}-{index}" for index in range(len(values))]
-    return ItemScores.of(names, names, values, better)
+    return ItemScores.of(names, names, values, better, slices)
 
 
 def general(n: int = 300, losses: int = 0, wins: int = 0) -> dict[str, Any]:
@@ -63,32 +98,49 @@ def general(n: int = 300, losses: int = 0, wins: int = 0) -> dict[str, Any]:
 def scored(level: float = 0.8, n: int = 240, acc: dict[str, Any] | None = None, **metrics: Any) -> Scores:
     """A model whose replies score around `level`, all other metrics perfect unless given."""
     guideline = np.clip(level + np.resize([-0.2, 0.2, -0.1, 0.1], n), 0, 1)
-    target = {"guideline_score": guideline} | {name: np.ones(n) for name in ("stops", "structure", "nonempty")} | metrics
+    target = {"guideline_score": guideline} | dict.fromkeys(SECTION.smoke, np.ones(n)) | metrics
     scores = {("target", "target", name): column(values) for name, values in target.items()}
     scores["target", "target_loss", "reply_loss"] = column(np.full(n, 3 - 2 * level), better=False)
     return scores | {("general", task, "acc"): column(values, task) for task, values in (acc or general()).items()}
 
 
-def judge(candidate: Scores, base: Scores | None = None, champion: Scores | None = None, section: Gate = SECTION) -> GateDecision:
-    scores = {"base": scored(0.2) if base is None else base, "champion": champion or {}, "candidate": candidate}
-    return decide(section, ALL_REPORTS if champion else REPORTS, scores, "v3" if champion else None)
+def judge(
+    candidate: Scores,
+    base: Scores | None = None,
+    champion: Scores | None = None,
+    section: Gate = SECTION,
+    best: Scores | None = None,
+    tasks: Sequence[SuiteTask] = tuple(map(suite_task, TASKS)),
+) -> GateDecision:
+    base = scored(0.2) if base is None else base
+    scores = {"base": base, "champion": champion or {}, "best": best or {}, "candidate": candidate}
+    absent = {role for role, found in (("champion", champion), ("best", best)) if not found}
+    names: tuple[Role, ...] = ("base", "champion", "best", "candidate")
+    reports: dict[str, EvalReport] = {
+        role: report(role, None, None) if role in absent else report(role, tasks=tasks) for role in names
+    }
+    return decide(section, reports, scores, {"champion": "v3" if champion else None, "best": "v1" if best else None})
 
 
 def rules(decision: GateDecision) -> dict[str, RuleResult]:
     return {rule.rule: rule for rule in decision.rules}
 
 
-def changed(**sections: dict[str, Any]) -> Gate:
+def changed(**sections: Any) -> Gate:
     tree = SECTION.model_dump() | {"bootstrap_draws": 1000}
-    return Gate.model_validate(tree | {key: tree[key] | value for key, value in sections.items()}).model_copy(update=FEW_DRAWS)
+    return Gate.model_validate(tree | sections).model_copy(update=FEW_DRAWS)
+
+
+def wanted(metric: str = "guideline_score", min_gain: float = 0.2, floor: float = 0.5) -> dict[str, Any]:
+    return {metric: {"min_gain": min_gain, "floor": floor}}
 
 
 def test_a_good_first_run_passes_without_a_champion() -> None:
     decision = judge(scored())
     assert decision.verdict == "PASS", decision.reasons()
     assert list(rules(decision)) == [
-        "integrity", "learned", "kept", "kept/facts", "kept/grammar", "kept/meaning",
-        "smoke/stops", "smoke/structure", "smoke/empty", "wear",
+        "integrity", "learned/guideline_score", "kept", "kept/facts", "kept/grammar", "kept/meaning",
+        "smoke/stops", "smoke/nonempty", "smoke/no_repetition", "smoke/structure", "wear",
     ]  # fmt: skip
     assert (decision.champion_version, decision.champion_digest) == (None, None)
     assert (decision.candidate_digest, decision.base_digest) == ("candidate-digest", "base-digest")
@@ -127,34 +179,34 @@ def test_the_same_input_gives_the_same_decision_in_any_order() -> None:
 
 @pytest.mark.parametrize("level", [0.2, 0.4])
 def test_a_tie_or_a_gain_just_at_the_threshold_is_not_better(level: float) -> None:
-    learned = rules(judge(scored(level), section=changed(learned={"floor": 0.0})))["learned"]
+    learned = rules(judge(scored(level), section=changed(learned=wanted(floor=0.0))))["learned/guideline_score"]
     assert learned.verdict == "FAIL"
     assert "missed already" in learned.reason
 
 
 def test_a_tie_does_not_pass_even_with_no_gain_wanted() -> None:
-    decision = judge(scored(0.6), base=scored(0.6), section=changed(learned={"min_gain": 0.0}))
-    assert rules(decision)["learned"].verdict == "FAIL"
+    decision = judge(scored(0.6), base=scored(0.6), section=changed(learned=wanted(min_gain=0.0)))
+    assert rules(decision)["learned/guideline_score"].verdict == "FAIL"
 
 
 def test_a_floor_is_reached_or_the_rule_fails() -> None:
-    learned = rules(judge(scored(0.8), section=changed(learned={"floor": 0.9})))["learned"]
+    learned = rules(judge(scored(0.8), section=changed(learned=wanted(floor=0.9))))["learned/guideline_score"]
     assert learned.verdict == "FAIL"
     assert "floor 90.0 % is not reached" in learned.reason
-    assert rules(judge(scored(0.8), section=changed(learned={"floor": 0.8})))["learned"].verdict == "PASS"
+    assert rules(judge(scored(0.8), section=changed(learned=wanted(floor=0.8))))["learned/guideline_score"].verdict == "PASS"
 
 
 def test_a_lower_is_better_metric_is_turned() -> None:
-    section = changed(learned={"metric": "reply_loss", "min_gain": 0.2, "floor": 1.0})
+    section = changed(learned=wanted("reply_loss", floor=1.0))
     candidate, base = scored(), scored()
     noise = np.random.default_rng(0).normal(0, 0.2, 240)
     for scores, level in ((candidate, 0.5), (base, 2.5)):
         scores["target", "target_loss", "reply_loss"] = column(level + noise * level, better=False)
-    learned = rules(judge(candidate, base, section=section))["learned"]
+    learned = rules(judge(candidate, base, section=section))["learned/reply_loss"]
     assert learned.verdict == "PASS"
     assert learned.value == pytest.approx(2.0, abs=0.1)
     assert "pp" not in learned.reason
-    assert rules(judge(base, candidate, section=section))["learned"].verdict == "FAIL"
+    assert rules(judge(base, candidate, section=section))["learned/reply_loss"].verdict == "FAIL"
 
 
 def test_kept_distinguishes_fail_from_inconclusive() -> None:
@@ -180,7 +232,7 @@ def test_where_it_must_be_better_a_tie_is_not(champion: float, verdict: str) -> 
     better = SECTION.model_copy(update={"champion": SECTION.champion.model_copy(update={"promote_if": "better"})})
     noisy = np.clip(0.8 + np.linspace(-0.2, 0.2, 240)[::-1], 0, 1)
     ours, theirs = scored(guideline_score=noisy), scored(guideline_score=np.clip(champion + np.linspace(-0.1, 0.1, 240), 0, 1))
-    rule = rules(judge(ours, champion=theirs, section=better))["champion"]
+    rule = rules(judge(ours, champion=theirs, section=better))["champion/guideline_score"]
     assert (rule.verdict, rule.threshold) == (verdict, 0.0)
 
 
@@ -191,19 +243,122 @@ def test_the_champion_may_be_at_most_a_margin_better(champion: float, verdict: s
     decision = judge(
         scored(guideline_score=noisy), champion=scored(guideline_score=np.clip(champion + np.linspace(-0.1, 0.1, 240), 0, 1))
     )
-    assert rules(decision)["champion"].verdict == verdict
+    assert rules(decision)["champion/guideline_score"].verdict == verdict
     assert (decision.verdict, decision.champion_version, decision.champion_digest) == (verdict, "v3", "champion-digest")
 
 
+@pytest.mark.parametrize(("best", "verdict"), [(0.8, "PASS"), (0.85, "PASS"), (0.87, "INCONCLUSIVE"), (0.9, "FAIL")])
+def test_small_losses_must_not_add_up_to_a_large_one(best: float, verdict: str) -> None:
+    """Each version a little worse than the one before it would pass against the champion for ever."""
+    generator = np.random.default_rng(1)
+    noisy = np.clip(0.8 + generator.permutation(np.linspace(-0.2, 0.2, 240)), 0, 1)
+    champion, former = (scored(guideline_score=np.clip(mean + np.linspace(-0.1, 0.1, 240), 0, 1)) for mean in (0.8, best))
+    decision = judge(scored(guideline_score=noisy), champion=champion, best=former)
+    assert rules(decision)["champion/guideline_score"].verdict == "PASS"
+    assert (rules(decision)["best/guideline_score"].verdict, decision.verdict) == (verdict, verdict)
+    assert (decision.best_version, decision.is_best) == ("v1", best == 0.8)
+
+
+@pytest.mark.parametrize(("champion", "is_best"), [(None, True), (0.79, True), (0.8, True), (0.81, False)])
+def test_what_is_as_good_as_the_best_becomes_the_best(champion: float | None, is_best: bool) -> None:
+    decision = judge(scored(0.8), champion=None if champion is None else scored(champion))
+    assert (decision.best_version, decision.is_best) == ("v3" if champion else None, is_best)
+    assert judge(broken("NaN")).is_best is False
+
+
+def sliced(lost: float, n: int = 30, spread: float = 0.1) -> Scores:
+    """240 replies of which the first `n` are on refunds, where the score is lower by `lost`."""
+    topic = np.where(np.arange(240) < n, "refunds", "delivery")
+    noise = np.random.default_rng(2).normal(0, spread, 240)
+    values = np.clip(0.8 + noise - np.where(topic == "refunds", lost, 0), 0, 1)
+    scores = scored(guideline_score=values)
+    scores["target", "target", "guideline_score"] = column(values, topic=topic, length=np.full(240, "short"))
+    return scores
+
+
 @pytest.mark.parametrize(
-    ("metric", "rule", "bad", "passes"),
-    [("stops", "smoke/stops", 12, True), ("stops", "smoke/stops", 13, False), ("structure", "smoke/structure", 24, True),
-     ("structure", "smoke/structure", 25, False), ("nonempty", "smoke/empty", 0, True), ("nonempty", "smoke/empty", 1, False)],
+    ("lost", "n", "spread", "verdict"),
+    [(0.3, 30, 0.1, "FAIL"), (0.1, 30, 0.1, "PASS"), (0.3, 19, 0.1, "PASS"), (0.0, 30, 0.1, "PASS")],
+)
+def test_a_slice_that_surely_lost_stops_the_candidate(lost: float, n: int, spread: float, verdict: str) -> None:
+    champion = scored(0.8)
+    champion["target", "target", "guideline_score"] = sliced(0.0, n, 0.0)["target", "target", "guideline_score"]
+    lenient = changed(champion={"promote_if": "not_worse", "margin": 0.5})
+    decision = judge(sliced(lost, n, spread), champion=champion, section=lenient)
+    rule = rules(decision)["slices/topic"]
+    assert (rule.verdict, decision.verdict) == (verdict, verdict)
+    assert ("1 of 2 slices surely lost more than 15 points against champion: refunds" in rule.reason) is (verdict == "FAIL")
+    assert ("1 more have fewer than 20 items" in rule.reason) is (n == 19)
+    assert "slices/length" not in rules(decision), "all replies are of one length"
+
+
+def test_a_few_bad_replies_of_a_small_slice_are_chance() -> None:
+    """4 of 20, more than the margin: so much happens to one of many slices."""
+    topic, champion = np.where(np.arange(240) < 20, "refunds", "delivery"), scored()
+    champion["target", "target", "guideline_score"] = column(np.ones(240), topic=topic)
+    for bad, verdict in ((4, "PASS"), (12, "FAIL")):
+        candidate = scored()
+        candidate["target", "target", "guideline_score"] = column((np.arange(240) >= bad).astype(float), topic=topic)
+        rule = rules(judge(candidate, champion=champion))["slices/topic"]
+        assert (rule.verdict, rule.value) == (verdict, -bad / 20)
+
+
+def test_slices_are_compared_with_the_base_while_nothing_is_published() -> None:
+    base = sliced(-0.1)
+    decision = judge(sliced(0.5), base=base, section=changed(learned=wanted(min_gain=0.0, floor=0.0)))
+    assert rules(decision)["slices/topic"].verdict == "FAIL"
+    assert "against base" in rules(decision)["slices/topic"].reason
+
+
+def quiz(level: float, n: int = 200) -> Scores:
+    values = (np.arange(n) % 100 < level * 100).astype(float)
+    return {("target", "quiz_a", "acc"): column(values, "a"), ("target", "quiz_b", "exact_match,strict"): column(values, "b")}
+
+
+@pytest.mark.parametrize(("level", "verdict"), [(0.9, "PASS"), (0.7, "FAIL"), (0.5, "FAIL")])
+def test_a_target_task_must_be_learned_too(level: float, verdict: str) -> None:
+    tasks = [
+        *map(suite_task, TASKS),
+        suite_task("quiz_a", suite="target", entry="quiz"),
+        suite_task("quiz_b", suite="target", entry="quiz", metric="exact_match,strict"),
+    ]
+    section = changed(learned=wanted() | wanted("quiz", floor=0.8))
+    decision = judge(scored() | quiz(level), base=scored(0.2) | quiz(0.4), section=section, tasks=tasks)
+    rule = rules(decision)["learned/quiz"]
+    assert (rule.verdict, rule.n, decision.verdict) == (verdict, 400, verdict)
+    assert rules(decision)["learned/guideline_score"].verdict == "PASS"
+
+
+def test_a_general_task_has_the_metric_that_its_report_names() -> None:
+    other = {("general", "maths", "exact_match,strict"): column(np.ones(300), "m")}
+    tasks = [*map(suite_task, TASKS), suite_task("maths", metric="exact_match,strict")]
+    worse = {("general", "maths", "exact_match,strict"): column(np.zeros(300), "m")}
+    found = rules(judge(scored() | worse, base=scored(0.2) | other, tasks=tasks))
+    assert (found["kept/maths"].verdict, found["kept"].verdict, found["kept"].n) == ("FAIL", "FAIL", 1200)
+    assert found["kept"].reason.startswith("general suite -25.0 pp")
+
+
+def test_a_general_score_that_is_no_share_is_refused() -> None:
+    scores = scored() | {("general", "facts", "acc"): column(np.full(300, 7.0), "facts")}
+    (rule,) = judge(scores, base=scores).rules
+    assert "facts/acc is no share between 0 and 1" in rule.reason
+
+
+def test_what_was_limited_is_said_aloud() -> None:
+    tasks = [suite_task("facts", limit=300), *map(suite_task, TASKS[1:])]
+    integrity = rules(judge(scored(), tasks=tasks))["integrity"]
+    assert integrity.reason.endswith("; LIMITED: facts to 300 items, so what is said of them holds for these only")
+
+
+@pytest.mark.parametrize(
+    ("metric", "bad", "passes"),
+    [("stops", 12, True), ("stops", 13, False), ("structure", 24, True), ("structure", 25, False), ("nonempty", 0, True),
+     ("nonempty", 1, False), ("no_repetition", 12, True), ("no_repetition", 13, False)],
 )  # fmt: skip
-def test_smoke_rules_at_their_edges(metric: str, rule: str, bad: int, passes: bool) -> None:
+def test_smoke_rules_at_their_edges(metric: str, bad: int, passes: bool) -> None:
     metrics: dict[str, Any] = {metric: (np.arange(240) >= bad).astype(float)}
     decision = judge(scored(**metrics))
-    assert rules(decision)[rule].verdict == ("PASS" if passes else "FAIL")
+    assert rules(decision)[f"smoke/{metric}"].verdict == ("PASS" if passes else "FAIL")
 
 
 def broken(how: str) -> Scores:
@@ -247,12 +402,12 @@ def broken(how: str) -> Scores:
         ("missing smoke metric", "the metric target/stops is missing"),
         ("missing for some items", "target/stops is missing for 1 of 240 items"),
         ("missing task", "candidate lacks general/facts/acc"),
-        ("no general task", "no general task was scored"),
+        ("no general task", "the metric facts/acc is missing"),
         ("other items", "different items"),
         ("other clusters", "different items, clusters"),
         ("other direction", "direction"),
         ("twice", "1 items are scored twice"),
-        ("nothing", "no target task was scored"),
+        ("nothing", "the metric target/guideline_score is missing"),
     ],
 )
 def test_scores_that_cannot_be_compared_fail(how: str, words: str) -> None:
@@ -270,7 +425,7 @@ def test_a_metric_that_every_model_lacks_is_a_fail() -> None:
 
 
 @pytest.mark.parametrize("change", [{"items": "j" * 64}, {"dtype": "bfloat16"}])
-def test_other_items_or_precision_cannot_be_compared(change: dict[str, str]) -> None:
+def test_other_items_or_precision_cannot_be_compared(change: dict[str, Any]) -> None:
     reports = ALL_REPORTS | {"champion": report("champion", **change)}
     decision = decide(SECTION, reports, {"base": scored(0.2), "champion": scored(0.7), "candidate": scored()})
     assert decision.verdict == "FAIL"
@@ -294,7 +449,8 @@ def test_too_few_items_are_inconclusive_and_never_pass(n: int, each: int) -> Non
 def test_one_item_suites_do_not_pass_even_if_allowed() -> None:
     section = SECTION.model_copy(update={"min_target_items": 1, "min_general_items": 1})
     one, zero, acc = np.ones(1), np.zeros(1), {"facts": np.ones(1)}
-    decision = judge(scored(n=1, acc=acc, guideline_score=one), scored(n=1, acc=acc, guideline_score=zero), section=section)
+    good, bad = scored(n=1, acc=acc, guideline_score=one), scored(n=1, acc=acc, guideline_score=zero)
+    decision = judge(good, bad, section=section, tasks=[suite_task("facts")])
     assert (rules(decision)["integrity"].verdict, decision.verdict) == ("PASS", "INCONCLUSIVE")
 
 
@@ -320,12 +476,12 @@ def test_many_items_are_judged() -> None:
 
 def test_reasons_give_figures_in_points_also_when_they_pass() -> None:
     found = rules(judge(scored(), champion=scored(0.8)))
-    assert "guideline_score +60.0 pp against base (20.0 % -> 80.0 %) on 240 items" in found["learned"].reason
-    for name in ("learned", "kept", "kept/facts", "champion"):
+    assert "guideline_score +60.0 pp against base (20.0 % -> 80.0 %) on 240 items" in found["learned/guideline_score"].reason
+    for name in ("learned/guideline_score", "kept", "kept/facts", "champion/guideline_score"):
         assert " pp against " in found[name].reason
         assert "with 95 % confidence at least" in found[name].reason
         assert ", wanted more than " in found[name].reason
-    assert found["smoke/empty"].reason == "100.0 % of 240 replies are not empty, wanted all"
+    assert found["smoke/nonempty"].reason == "100.0 % of 240 replies are not empty, wanted all"
 
 
 def test_texts_mention_every_rule_and_cannot_be_broken_by_names() -> None:
@@ -335,7 +491,7 @@ def test_texts_mention_every_rule_and_cannot_be_broken_by_names() -> None:
         judge(scored(), champion=scored(0.8)),
         judge(scored(0.2, stops=np.zeros(240))),
         judge(broken("NaN")),
-        judge(scored(acc=odd), base=scored(0.2, acc=odd), section=section),
+        judge(scored(acc=odd), base=scored(0.2, acc=odd), section=section, tasks=[suite_task("a|b\n<c>")]),
     ]
     for decision, rule in itertools.chain.from_iterable(((d, rule) for rule in d.rules) for d in decisions):
         assert rule.reason in explain(decision)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tasks.evaluation_records import EvalReport, GateDecision
 from tasks.files import parse_yaml
 from tasks.model_card import CardFacts, model_card
 from tasks.params import load_params
-from tasks.records import BaseModelRecord, EvalReport, GateDecision, PreparedDataset, TrainedModel, ValidationReport
+from tasks.records import BaseModelRecord, PreparedDataset, TrainedModel, ValidationReport
 from tasks.sections import HubBase
 from tests.unit.publishing import approve, make_workspace
 

@@ -45,8 +45,10 @@ def faults(tree: dict[str, Any]) -> list[str]:
 
 
 def test_the_shipped_file_is_whole_and_frozen() -> None:
-    params = load_params(SHIPPED)
-    assert params.model_dump(mode="json", by_alias=True) == {**read_yaml(SHIPPED)}
+    params, written = load_params(SHIPPED), read_yaml(SHIPPED)
+    general = {"task": "refit_general", "num_fewshot": None, "apply_chat_template": False, "limit": None}
+    put(written, "evaluate.general_tasks", [general])
+    assert params.model_dump(mode="json", by_alias=True) == written
     with pytest.raises(ValidationError, match="frozen"):
         params.train.seed = 8  # type: ignore[misc]
 
@@ -59,7 +61,8 @@ def test_nothing_that_changes_a_result_has_a_default(tree: dict[str, Any]) -> No
             path for key, child in node.items() if isinstance(child, dict) for path in leaves(child, f"{prefix}{key}.")
         ]
 
-    paths = [path for path in leaves(tree) if path != "base.source"]
+    free = ("base.source", "evaluate.scorers.", "gate.learned.guideline_score", "gate.smoke.")
+    paths = [path for path in leaves(tree) if not path.startswith(free)]
     assert len(paths) > 40
     for path in paths:
         spoilt = copy.deepcopy(tree)
@@ -76,7 +79,7 @@ def test_every_fault_is_reported_at_once_with_its_path(tree: dict[str, Any]) -> 
     put(tree, "prepare.eval_fraction", 0.9)
     put(tree, "train.learning_rat", 0.1)
     put(tree, "train.max_steps", 0)
-    put(tree, "gate.learned.min_gain", "much")
+    put(tree, "gate.learned.guideline_score.min_gain", "much")
     put(tree, "extra", 1)
     del tree["push"]
     found = faults(tree)
@@ -85,7 +88,7 @@ def test_every_fault_is_reported_at_once_with_its_path(tree: dict[str, Any]) -> 
         "prepare",
         "train.max_steps",
         "train.learning_rat",
-        "gate.learned.min_gain",
+        "gate.learned.guideline_score.min_gain",
         "push",
         "extra",
     ]
@@ -209,15 +212,17 @@ def comments(path: Path) -> list[str]:
 
 def test_an_override_changes_its_values_and_keeps_the_rest_and_the_comments(params_yaml: Path) -> None:
     before, said = read_yaml(params_yaml), comments(params_yaml)
-    changes = override(params_yaml, ["train.seed=8", "gate.learned.floor=0.75", 'guidelines.forbidden=["?"]', "push.name=other"])
+    changes = override(
+        params_yaml, ["train.seed=8", "gate.learned.guideline_score.floor=0.75", 'guidelines.forbidden=["?"]', "push.name=other"]
+    )
     assert changes == [
         "train.seed: 7 -> 8",
-        "gate.learned.floor: 0.5 -> 0.75",
+        "gate.learned.guideline_score.floor: 0.5 -> 0.75",
         "guidelines.forbidden: ['!'] -> ['?']",
         f"push.name: {before['push']['name']!r} -> 'other'",
     ]
     put(before, "train.seed", 8)
-    put(before, "gate.learned.floor", 0.75)
+    put(before, "gate.learned.guideline_score.floor", 0.75)
     put(before, "guidelines.forbidden", ["?"])
     put(before, "push.name", "other")
     assert read_yaml(params_yaml) == before
@@ -277,15 +282,27 @@ def test_a_number_in_scientific_notation_is_written_as_a_number(params_yaml: Pat
     assert parse_yaml(params_yaml.read_text())["train"]["learning_rate"] == 0.002
 
 
+EXACT = {"exact_match": {"type": "exact_match"}}
+LOSS = {"reply_loss": {"min_gain": 0.5, "floor": 3.0}}
+JUDGE = {"type": "judge", "base_url": "http://127.0.0.1:1/v1", "model": "m", "criteria": "polite"}
+
+
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"guidelines": None}, "gate.learned.metric: found guideline_score, wanted one of exact_match, reply_loss"),
+        ({"guidelines": None}, "evaluate.scorers.guideline_score: of the type guidelines, and guidelines is null"),
+        ({"evaluate.scorers": EXACT}, "gate.learned: found guideline_score, wanted any of exact_match, reply_loss"),
+        ({"evaluate.scorers": EXACT, "gate.learned": LOSS}, "gate.smoke: found structure, wanted any of exact_match, stops,"),
+        ({"gate.learned.stops": {"min_gain": 0.1, "floor": 0.1}}, "gate.learned: found stops, wanted any of guideline_score,"),
+        ({"gate.smoke": {"stops": 1}}, "gate: found"),
+        ({"gate.learned.guideline_score.floor": 2}, "gate: found"),
+        ({"evaluate.target_tasks": ["quiz"]}, "gate.learned: lacks quiz of evaluate.target_tasks: what is scored is judged"),
+        ({"evaluate.target_tasks": ["refit_general"]}, "evaluate: found"),
+        ({"evaluate.scorers.category": {"type": "chrf"}}, "evaluate: found"),
         (
-            {"guidelines": None, "gate.learned.metric": "exact_match"},
-            "gate.smoke.min_structure_rate: a share where there are guidelines, null where there are none",
+            {"evaluate.scorers.judged": JUDGE, "gate.learned": {"judged": {"min_gain": 0.1, "floor": 0.5}}},
+            "gate.learned: only metrics of a judge; it never decides alone",
         ),
-        ({"gate.smoke.min_structure_rate": None}, "gate.smoke.min_structure_rate: a share where there are guidelines"),
         ({"guidelines.policy": "policy.yaml"}, "guidelines.policy must lie below validate.raw (data/raw)"),
         ({"guidelines.policy": "data/raw/../policy.yaml"}, "guidelines.policy must lie below validate.raw (data/raw)"),
         ({"validate.expectations": "mine.yaml"}, "validate.expectations must lie below validate.raw (data/raw)"),
@@ -300,6 +317,43 @@ def test_sections_must_fit_each_other(tree: dict[str, Any], changes: dict[str, A
 
 
 def test_without_guidelines_a_gate_that_needs_none_will_do(tree: dict[str, Any]) -> None:
-    for path, value in {"guidelines": None, "gate.learned.metric": "exact_match", "gate.smoke.min_structure_rate": None}.items():
+    smoke = {"stops": 0.9, "nonempty": 1, "no_repetition": 0}
+    for path, value in {"guidelines": None, "evaluate.scorers": EXACT, "gate.learned": LOSS, "gate.smoke": smoke}.items():
         put(tree, path, value)
     assert parse_params(tree, "params.yaml").guidelines is None
+
+
+def test_a_task_may_be_a_name_or_have_options(tree: dict[str, Any]) -> None:
+    put(tree, "evaluate.general_tasks", ["refit_general", {"task": "arc_easy", "num_fewshot": 5, "limit": 200}])
+    plain, named = parse_params(tree, "params.yaml").evaluate.general_tasks
+    assert (plain.task, plain.num_fewshot, plain.apply_chat_template, plain.limit) == ("refit_general", None, False, None)
+    assert (named.task, named.num_fewshot, named.apply_chat_template, named.limit) == ("arc_easy", 5, False, 200)
+
+
+def test_a_judge_may_decide_beside_another_metric(tree: dict[str, Any]) -> None:
+    put(tree, "evaluate.scorers.judged", JUDGE)
+    put(tree, "gate.learned.judged", {"min_gain": 0.1, "floor": 0.5})
+    assert parse_params(tree, "params.yaml").evaluate.judges == {"judged"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "wanted"),
+    [
+        ("general_tasks", [{"task": "x", "limit": 0}], "general_tasks.0.limit: found 0; Input should be greater than"),
+        (
+            "general_tasks",
+            [{"task": "x", "fewshot": 5}],
+            "general_tasks.0.fewshot: unknown key; remove it or correct its spelling",
+        ),
+        ("scorers", {"No": {"type": "chrf"}}, "scorers.No: found 'No'; String should match pattern"),
+        ("scorers.x", {"type": "bleu"}, "scorers.x: found {'type': 'bleu'}; Input tag 'bleu' found using 'type' does not match"),
+        ("scorers.x", {"type": "regex", "pattern": "("}, "scorers.x.pattern: found '('; not a regular expression"),
+        ("scorers.x", {"type": "omits", "texts": []}, "scorers.x.texts: found []; Tuple should have at least 1 item"),
+        ("scorers.x", {"type": "python", "entry_point": "score"}, "scorers.x.entry_point: found 'score'; String should match"),
+        ("scorers.x", {"type": "json_schema"}, "scorers.x.file: missing"),
+    ],
+)
+def test_a_fault_in_a_scorer_or_task_is_named(tree: dict[str, Any], path: str, value: Any, wanted: str) -> None:
+    put(tree, f"evaluate.{path}", value)
+    (fault,) = faults(tree)
+    assert fault.startswith(f"evaluate.{wanted}")

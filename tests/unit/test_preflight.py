@@ -103,7 +103,7 @@ def test_what_another_try_may_cure_stays_so(place: tuple[Workspace, Params], mon
     def away(workspace: Workspace, params: Params) -> str:
         raise NetworkError("the Hub is away")
 
-    monkeypatch.setitem(module._QUICK, "registry", away)
+    monkeypatch.setitem(module._CHECKS, "registry", away)
     fault_of(place, NetworkError, "the Hub is away")
     shutil.rmtree(place[0].data / "raw")
     fault_of(place, InputError, "the Hub is away")

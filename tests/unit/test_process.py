@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from tasks import errors, process
 from tasks.errors import DataError, ParamsError, PipelineError
+from tasks.evaluation_records import ChampionRecord
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.process import format_error, parse_error, stage_main
-from tasks.records import ChampionRecord
 
 ROOT = Path(__file__).parents[2]
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PipelineError)]

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import NotApprovedError, PipelineError, RegistryError, StageInputError, StaleChampionError
+from tasks.evaluation_records import GateDecision, RuleResult, Verdict
 from tasks.files import parse_yaml, tree_digest
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.push import push
-from tasks.records import GateDecision, PushReceipt, RuleResult, Verdict
+from tasks.records import PushReceipt
 from tasks.registry import Registry, open_registry
 from tests.unit.publishing import approve, make_workspace, snapshot, write_model
 
@@ -213,7 +214,7 @@ def test_what_waits_for_approval_is_published_with_one_only(tmp_path: Path) -> N
 def failed(workspace: Workspace, rule: str) -> str:
     """The gate refused the candidate by this rule; returns its digest."""
     digest = approve(workspace, b"one", None, "FAIL")
-    result = RuleResult(rule=rule, verdict="FAIL", value=0.1, lower=0.0, threshold=0.2, n=128, reason="too little")
+    result = RuleResult(rule=rule, verdict="FAIL", unit="points", value=0.1, lower=0.0, threshold=0.2, n=128, reason="too little")
     decision = GateDecision.read(workspace.record("gate"))
     decision.model_copy(update={"rules": [result]}).write(workspace.record("gate"))
     return digest

@@ -6,13 +6,15 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from tasks import records
+from tasks import evaluation_records, records
 from tasks.errors import StageInputError
-from tasks.records import EvalReport, GateDecision, Metric, Record, RuleResult
+from tasks.evaluation_records import EvalReport, GateDecision, Metric, RuleResult
+from tasks.records import Record
 
-RECORDS = [kind for kind in vars(records).values() if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record]
+FOUND = (vars(records) | vars(evaluation_records)).values()
+RECORDS = [kind for kind in FOUND if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record]
 # These are part of another record and never alone in a log.
-PARTS = {"Environment", "ExpectationResult", "DriftedFeature", "SplitStatistics", "Metric", "RuleResult"}
+PARTS = {"Environment", "ExpectationResult", "DriftedFeature", "SplitStatistics", "Metric", "RuleResult", "SuiteTask"}
 
 
 def sample(annotation: Any) -> Any:
@@ -72,11 +74,11 @@ def test_what_is_no_such_record_is_refused_with_the_way_out(tmp_path: Path, cont
     path = tmp_path / "champion.json"
     path.write_text(content)
     with pytest.raises(StageInputError, match=r"champion\.json: not a ChampionRecord .*; run the stage champion again"):
-        records.ChampionRecord.read(path)
+        evaluation_records.ChampionRecord.read(path)
 
 
 def test_a_record_cannot_change_after_it_was_made() -> None:
-    record = sample(records.ChampionRecord)
+    record = sample(evaluation_records.ChampionRecord)
     with pytest.raises(ValidationError, match="frozen"):
         record.digest = "other"
 
@@ -89,8 +91,10 @@ def test_a_number_that_json_does_not_have_never_reaches_the_disk(tmp_path: Path)
     assert records.TrainedModel.read(path) == record
 
 
-def rule(name: str, verdict: records.Verdict) -> RuleResult:
-    return RuleResult(rule=name, verdict=verdict, value=None, lower=None, threshold=None, n=0, reason=f"because of {name}")
+def rule(name: str, verdict: evaluation_records.Verdict) -> RuleResult:
+    return RuleResult(
+        rule=name, verdict=verdict, unit="points", value=None, lower=None, threshold=None, n=0, reason=f"because of {name}"
+    )
 
 
 def test_a_decision_gives_the_reasons_of_what_did_not_pass_only() -> None:

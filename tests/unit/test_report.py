@@ -4,15 +4,15 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from tasks.errors import StageInputError
+from tasks.evaluation_records import EvalReport, GateDecision, ReportPage, RuleResult
 from tasks.files import sha256_file
 from tasks.paths import Workspace
 from tasks.pictures import intervals_svg
-from tasks.records import EvalReport, GateDecision, ReportPage, RuleResult
 from tasks.report import report, word_changes
 from tests.unit.publishing import approve, make_workspace, sha
 
@@ -37,16 +37,29 @@ def workspace(tmp_path: Path) -> Workspace:
     workspace, _ = make_workspace(tmp_path)
     approve(workspace, b"one", None)
     candidate = EvalReport.read(workspace.record("evaluate@candidate"))
+    none: dict[str, Any] = {"role": "best", "model_digest": None, "metrics": []}
+    candidate.model_copy(update=none).write(workspace.record("evaluate@best"))
     for role in ("base", "champion"):
         metrics = [metric.model_copy(update={"value": 0.5}) for metric in candidate.metrics]
         update = {"role": role, "model_digest": sha(role), "metrics": metrics}
         candidate.model_copy(update=update).write(workspace.record(f"evaluate@{role}"))
     rules = [
-        RuleResult(rule="learned", verdict="PASS", value=0.4, lower=0.3, threshold=0.2, n=128, reason="far better"),
         RuleResult(
-            rule="kept/facts", verdict="FAIL", value=-0.2, lower=-0.3, threshold=-0.12, n=150, reason=f"worse {NASTY[:-1]}"
+            rule="learned", verdict="PASS", unit="points", value=0.4, lower=0.3, threshold=0.2, n=128, reason="far better"
         ),
-        RuleResult(rule="smoke/stops", verdict="PASS", value=0.99, lower=None, threshold=0.95, n=128, reason="they stop"),
+        RuleResult(
+            rule="kept/facts",
+            verdict="FAIL",
+            unit="points",
+            value=-0.2,
+            lower=-0.3,
+            threshold=-0.12,
+            n=150,
+            reason=f"worse {NASTY[:-1]}",
+        ),
+        RuleResult(
+            rule="smoke/stops", verdict="PASS", unit="share", value=0.99, lower=None, threshold=0.95, n=128, reason="they stop"
+        ),
     ]
     decision = GateDecision.read(workspace.record("gate")).model_copy(update={"rules": rules, "verdict": "FAIL"})
     decision.write(workspace.record("gate"))
@@ -171,10 +184,12 @@ def test_changes_lose_no_character(text: str) -> None:
 
 
 def test_intervals_are_drawn_for_shares_with_a_bound() -> None:
-    def rule(name: str, value: float, lower: float | None) -> RuleResult:
-        return RuleResult(rule=name, verdict="PASS", value=value, lower=lower, threshold=-0.03, n=9, reason="")
+    def rule(name: str, value: float, lower: float | None, unit: Literal["points", "number"] = "points") -> RuleResult:
+        return RuleResult(rule=name, verdict="PASS", unit=unit, value=value, lower=lower, threshold=-0.03, n=9, reason="")
 
-    svg = intervals_svg([rule("kept", 0.01, -0.02), rule("smoke", 0.9, None), rule("loss", 1.7, 1.2), rule("<b>", 0.0, -0.01)])
+    svg = intervals_svg(
+        [rule("kept", 0.01, -0.02), rule("smoke", 0.9, None), rule("loss", 0.7, 0.2, "number"), rule("<b>", 0.0, -0.01)]
+    )
     assert svg.count("<circle") == 2
     assert "&lt;b&gt;" in svg
     assert "+1.0" in svg
