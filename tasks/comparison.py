@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.evaluation_records import RuleResult, Verdict
 from tasks.evaluation_sections import Gate
@@ -42,7 +42,7 @@ class Comparison:
         )
 
     def change(self, value: float) -> str:
-        return points(value) if self.is_share else f"{value:+.3f}"
+        return change(value, self.is_share)
 
     def verdict(self, threshold: float) -> Verdict:
         return "PASS" if self.lower > threshold else "FAIL" if self.value <= threshold else "INCONCLUSIVE"
@@ -61,7 +61,7 @@ class Comparison:
         return RuleResult(
             rule=rule,
             verdict=self.verdict(threshold),
-            unit="points" if self.is_share else "number",
+            unit=unit(self.is_share),
             value=self.value,
             lower=self.lower,
             threshold=threshold,
@@ -79,8 +79,7 @@ def compare(section: Gate, metric: str, keys: Sequence[Key], candidate: Scores, 
     differences = np.concatenate([(one.values - other.values) * (1 if one.higher_is_better else -1) for one, other in pairs])
     clusters = np.concatenate([one.clusters for one, _ in pairs])
     tasks = np.repeat([task for _, task, _ in keys], [len(one.items) for one, _ in pairs])
-    low, high = (float(extreme) for extreme in (min(ours.min(), theirs.min()), max(ours.max(), theirs.max())))
-    is_share = low >= 0 and high <= 1
+    is_share, worst = scale(ours, theirs)
     lower = lower_bound(
         differences,
         clusters,
@@ -88,7 +87,7 @@ def compare(section: Gate, metric: str, keys: Sequence[Key], candidate: Scores, 
         confidence=section.confidence,
         draws=section.bootstrap_draws,
         seed=section.seed,
-        worst=-1.0 if is_share else low - high,  # an unbounded metric: the widest gap seen stands for the worst
+        worst=worst,
     )
     return Comparison(
         metric=metric,
@@ -106,6 +105,13 @@ def compare(section: Gate, metric: str, keys: Sequence[Key], candidate: Scores, 
     )
 
 
+def scale(ours: "NDArray[Any]", theirs: "NDArray[Any]") -> tuple[bool, float]:
+    """Whether both are shares, and the least difference that one item can show: -1 of shares, else the widest gap seen."""
+    low, high = (float(extreme) for extreme in (min(ours.min(), theirs.min()), max(ours.max(), theirs.max())))
+    is_share = low >= 0 and high <= 1
+    return is_share, -1.0 if is_share else low - high
+
+
 def mean(values: "NDArray[Any]") -> float:
     return round(float(values.mean()), _DIGITS)
 
@@ -114,5 +120,10 @@ def level(value: float, is_share: bool) -> str:
     return f"{value * 100:.1f} %" if is_share else f"{value:.3f}"
 
 
-def points(value: float) -> str:
-    return f"{value * 100:+.1f} pp"
+def change(value: float, is_share: bool) -> str:
+    return f"{value * 100:+.1f} pp" if is_share else f"{value:+.3f}"
+
+
+def unit(is_share: bool) -> Literal["points", "number"]:
+    """Of a difference."""
+    return "points" if is_share else "number"

@@ -105,10 +105,12 @@ class LoadedTask:
 
     def _item_fault(self, doc: Any) -> str | None:
         try:
-            fault = self._choice_fault(doc) if self._is_choice else None
-            return fault or (self.text(doc) and None)
+            if self._is_choice and (fault := self._choice_fault(doc)):
+                return fault
+            self.text(doc)
         except Exception as error:  # templates and functions of a task may raise anything
             return _first_line(error)
+        return None
 
     def _choice_fault(self, doc: Any) -> str | None:
         choices, target = self.task.doc_to_choice(doc), self.task.doc_to_target(doc)
@@ -138,11 +140,12 @@ def metric_name(metric: str, answers: str) -> str:
     return metric if answers == "none" else f"{metric},{answers}"
 
 
-def load_tasks(section: Evaluate, folder: Path) -> list[LoadedTask]:
-    """Every task of both suites, groups resolved, each item looked at. No model is loaded.
+def load_tasks(section: Evaluate, folder: Path, look_at_items: bool = True) -> list[LoadedTask]:
+    """Every task of both suites, groups resolved. No model is loaded.
 
     Args:
         folder: data/eval, whose tasks come before lm-eval's of the same name.
+        look_at_items: Ask each item for its faults too, as the stage suites does before anything else.
 
     Raises:
         DataError: a task is unknown, cannot be loaded or compared, or has faulty items; every fault at once, up to 20.
@@ -165,7 +168,7 @@ def load_tasks(section: Evaluate, folder: Path) -> list[LoadedTask]:
             faults.append(str(error))
             continue
         loaded += (found := [LoadedTask(suite, entry, task, name in own.all_tasks) for name, task in members.items()])
-        faults += [fault for task in found for fault in task.faults()]
+        faults += [fault for task in found for fault in task.faults()] if look_at_items else []
     names = Counter(task.name for task in loaded)
     faults += [f"{name}: named {count} times by target_tasks and general_tasks" for name, count in names.items() if count > 1]
     if faults:

@@ -64,7 +64,7 @@ def evaluate(section: Evaluate, guidelines: Guidelines | None, role: str, worksp
 
     Raises:
         StageInputError: the model or the test split is missing.
-        DataError: an eval suite cannot be scored.
+        DataError: an eval suite cannot be loaded.
         EvalError: a score is not a number, or a scorer of the user fails.
         BaseModelError: the tokenizer cannot be loaded, or has no chat template.
     """
@@ -123,7 +123,7 @@ def _score(section: Evaluate, guidelines: Guidelines | None, folder: Path, works
     keep_freed_memory()
     own = workspace.data / "eval"
     with fresh_datasets_cache():
-        tasks = load_tasks(section, own)
+        tasks = load_tasks(section, own, look_at_items=False)
         tokenizer = load_tokenizer(folder)
         docs = target_docs(_test_rows(workspace), tokenizer)
         generation, loss = load_configs(target_tasks(docs, section.max_new_tokens), own)

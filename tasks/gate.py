@@ -7,7 +7,7 @@ A refused candidate is a result: the stage exits with 0 and the decision says FA
 rules is needed). The sources are in tasks/statistics.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tasks.comparison import Comparison, compare, level, mean
 from tasks.decision_log import judged_before, note
@@ -73,7 +73,7 @@ def decide(
         champion_version=named.get("champion") if champion else None,
         champion_digest=champion,
         best_version=named.get("best" if "best" in scored else "champion") if champion else None,
-        is_best=comparable and _is_best(section, reports["candidate"].tasks, known),
+        is_best=comparable and _is_best(section, rules),
         items_sha256=reports["candidate"].items_sha256 or "",
     )
 
@@ -135,10 +135,11 @@ def _power(compared: Comparison, margin: float) -> str:
     return f"; with {n} items and {share * 100:.1f} % discordant answers an unchanged model would pass {often}"
 
 
-def _is_best(section: Gate, tasks: list[SuiteTask], scores: Mapping[str, Scores]) -> bool:
+def _is_best(section: Gate, rules: Sequence[RuleResult]) -> bool:
     """Whether the candidate is at least as good, by the first metric of `learned`, as the best version so far."""
-    role = next((role for role in ("best", "champion") if role in scores), None)
-    return role is None or _against(section, role, next(iter(section.learned)), tasks, scores).value >= 0
+    first, values = next(iter(section.learned)), {rule.rule: rule.value for rule in rules}
+    value = values.get(f"best/{first}", values.get(f"champion/{first}"))
+    return value is None or value >= 0
 
 
 def _smoke(section: Gate, candidate: Scores) -> list[RuleResult]:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tasks.comparison import mean, points
+from tasks.comparison import change, mean, scale, unit
 from tasks.evaluation_records import RuleResult
 from tasks.evaluation_sections import Gate
 from tasks.item_scores import ItemScores
@@ -35,14 +35,18 @@ def slices(section: Gate, candidate: ItemScores, reference: ItemScores, name: st
         candidate, reference: one metric of the same items; `name` is that of the reference.
     """
     wanted = section.slices
+    is_share, worst = scale(candidate.values, reference.values)
     found = {dimension: _slices(candidate, reference, dimension) for dimension in wanted.by}
     judged = {dimension: [one for one in parts if len(one.differences) >= wanted.min_items] for dimension, parts in found.items()}
     # A dimension with one slice says what the mean over all says already.
     judged = {dimension: parts for dimension, parts in judged.items() if len(found[dimension]) > 1}
     strict = 1 - (1 - section.confidence) / max(1, sum(map(len, judged.values())))
-    return [
-        _rule(section, dimension, parts, len(found[dimension]) - len(parts), strict, name) for dimension, parts in judged.items()
-    ]
+    rules = []
+    for dimension, parts in judged.items():
+        lost = [one for one in parts if one.change <= -wanted.margin and _upper(section, one, strict, worst) < 0]
+        few = len(found[dimension]) - len(parts)
+        rules.append(_rule(section, dimension, parts, lost, few, name, is_share))
+    return rules
 
 
 def _slices(candidate: ItemScores, reference: ItemScores, dimension: str) -> list[_Slice]:
@@ -54,30 +58,33 @@ def _slices(candidate: ItemScores, reference: ItemScores, dimension: str) -> lis
     return [_Slice(str(value), differences[values == value], candidate.clusters[values == value]) for value in named]
 
 
-def _rule(section: Gate, dimension: str, parts: list[_Slice], few: int, confidence: float, name: str) -> RuleResult:
-    margin, least = section.slices.margin, section.slices.min_items
-    lost = [one for one in parts if one.change <= -margin and _upper(section, one, confidence) < 0]
-    worst = min(parts, key=lambda one: (one.change, one.name), default=None)
-    small = f"; {few} more have fewer than {least} items and are not judged" if few else ""
-    told = lost or ([worst] if worst else [])
-    shown = ", ".join(f"{one.name} {points(one.change)} on {len(one.differences)} items" for one in told)
-    reason = (
-        f"{len(lost)} of {len(parts)} slices surely lost more than {margin * 100:g} points against {name}: {shown}"
-        if lost
-        else f"none of {len(parts)} slices surely lost more than {margin * 100:g} points against {name}"
-        + (f"; the worst is {shown}" if shown else "")
+def _upper(section: Gate, one: _Slice, confidence: float, worst: float) -> float:
+    return -lower_bound(
+        -one.differences,
+        one.clusters,
+        confidence=confidence,
+        draws=section.bootstrap_draws,
+        seed=section.seed,
+        worst=worst,
     )
+
+
+def _rule(
+    section: Gate, dimension: str, parts: list[_Slice], lost: list[_Slice], few: int, name: str, is_share: bool
+) -> RuleResult:
+    worst = min(parts, key=lambda one: (one.change, one.name), default=None)
+    told = lost or ([worst] if worst else [])
+    shown = ", ".join(f"{one.name} {change(one.change, is_share)} on {len(one.differences)} items" for one in told)
+    count = f"{len(lost) or 'none'} of {len(parts)} slices surely lost more than {change(section.slices.margin, is_share)[1:]}"
+    least = section.slices.min_items
+    small = f"; {few} more have fewer than {least} items and are not judged" if few else ""
     return RuleResult(
         rule=f"slices/{dimension}",
         verdict="FAIL" if lost else "PASS",
-        unit="points",
+        unit=unit(is_share),
         value=worst.change if worst else None,
         lower=None,
-        threshold=-margin,
+        threshold=-section.slices.margin,
         n=sum(len(one.differences) for one in parts),
-        reason=reason + small,
+        reason=f"{count} against {name}{f'; the worst: {shown}' if shown else ''}{small}",
     )
-
-
-def _upper(section: Gate, one: _Slice, confidence: float) -> float:
-    return -lower_bound(-one.differences, one.clusters, confidence=confidence, draws=section.bootstrap_draws, seed=section.seed)

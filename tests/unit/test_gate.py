@@ -287,7 +287,9 @@ def test_a_slice_that_surely_lost_stops_the_candidate(lost: float, n: int, sprea
     decision = judge(sliced(lost, n, spread), champion=champion, section=lenient)
     rule = rules(decision)["slices/topic"]
     assert (rule.verdict, decision.verdict) == (verdict, verdict)
-    assert ("1 of 2 slices surely lost more than 15 points against champion: refunds" in rule.reason) is (verdict == "FAIL")
+    assert ("1 of 2 slices surely lost more than 15.0 pp against champion; the worst: refunds -" in rule.reason) is (
+        verdict == "FAIL"
+    )
     assert ("1 more have fewer than 20 items" in rule.reason) is (n == 19)
     assert "slices/length" not in rules(decision), "all replies are of one length"
 
@@ -301,6 +303,18 @@ def test_a_few_bad_replies_of_a_small_slice_are_chance() -> None:
         candidate["target", "target", "guideline_score"] = column((np.arange(240) >= bad).astype(float), topic=topic)
         rule = rules(judge(candidate, champion=champion))["slices/topic"]
         assert (rule.verdict, rule.value) == (verdict, -bad / 20)
+
+
+def test_a_slice_by_a_loss_is_told_in_its_own_unit() -> None:
+    topic = np.where(np.arange(240) < 40, "refunds", "delivery")
+    base, candidate = scored(0.2), scored()
+    losses = 1.0 + np.arange(240) % 2  # the widest gap is just 1
+    base["target", "target_loss", "reply_loss"] = column(losses, better=False, topic=topic)
+    candidate["target", "target_loss", "reply_loss"] = column(losses + 0.4 * (topic == "refunds"), better=False, topic=topic)
+    section = changed(learned=wanted("reply_loss", floor=9) | wanted(), slices={"by": ["topic"], "min_items": 20, "margin": 0.2})
+    rule = rules(judge(candidate, base=base, section=section))["slices/topic"]
+    assert (rule.verdict, rule.unit) == ("FAIL", "number")
+    assert "surely lost more than 0.200 against base; the worst: refunds -0.400 on 40 items" in rule.reason
 
 
 def test_slices_are_compared_with_the_base_while_nothing_is_published() -> None:

@@ -92,10 +92,42 @@ def test_agrees_with_the_normal_approximation_where_that_is_good() -> None:
     assert bound(values, draws=4000) == pytest.approx(expected, abs=5e-4)
 
 
-def test_200_000_items_take_the_closed_form() -> None:
-    values = outcomes(np.random.default_rng(7), (200_000,), 0.08, 0.0)
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_200_000_items_take_a_closed_form(share: float) -> None:
+    values = outcomes(np.random.default_rng(7), (200_000,), 0.08, 0.0) * share
     expected = values.mean() - Z * values.std(ddof=1) / math.sqrt(200_000)
-    assert bound(values, draws=10_000) == pytest.approx(expected, abs=1e-4)
+    assert bound(values, draws=10_000) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("strata", [None, np.repeat(["a", "b", "c"], 500)])
+def test_the_closed_form_goes_on_where_the_drawn_bound_ends(strata: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(8).choice([0.0, 0.25, -0.25, -1.0], p=[0.8, 0.1, 0.07, 0.03], size=1500)
+    clusters = np.arange(1500) * 2 // 3
+    drawn = bound(values, clusters, strata, draws=50_000)
+    monkeypatch.setattr("tasks.statistics._DRAWN_UP_TO", 100)
+    closed = bound(values, clusters, strata)
+    error = standard_error(values, clusters, strata)
+    assert closed == pytest.approx(drawn, abs=0.05 * error)
+    assert closed < values.mean() - (Z + 0.1) * error  # losses are skewed: the plain normal bound is too high
+
+
+def test_few_clusters_and_a_collapse_lower_the_bound_below_the_plain_percentile() -> None:
+    values = np.array([0.0] * 80 + [0.25] * 15 + [-1.0] * 5)
+    drawn = np.random.default_rng(9).choice(values, size=(20_000, 100)).mean(axis=1)
+    assert bound(values, draws=20_000) < np.quantile(drawn, 0.05) - 0.002
+
+
+@pytest.mark.parametrize("n", [1, 5, 30])
+def test_the_bound_of_binary_scores_depends_on_counts_and_rises_with_them(n: int) -> None:
+    bounds = {
+        (better, worse): bound(np.repeat([1.0, -1.0, 0.0], [better, worse, n - better - worse]))
+        for better in range(n + 1)
+        for worse in range(n + 1 - better)
+    }
+    for (better, worse), value in bounds.items():
+        assert value <= tango_lower_bound(better, worse, n, 0.95)
+        for other in ((better + 1, worse), (better, worse - 1), (better + 1, worse - 1)):
+            assert bounds.get(other, 1.0) >= value - 1e-9
 
 
 @pytest.mark.parametrize("n", [1, 5, 50, 900])
