@@ -163,7 +163,9 @@ def load_tasks(section: Evaluate, folder: Path, look_at_items: bool = True) -> l
     faults: list[str] = []
     for suite, entry in entries:
         try:
-            members = _members(manager, entry, folder)
+            if entry.task not in manager.all_tasks:
+                raise DataError(f"evaluate.{suite}_tasks: lm-eval and {folder} have no {entry.task}; correct params.yaml")
+            members = _members(manager, entry)
         except DataError as error:
             faults.append(str(error))
             continue
@@ -189,14 +191,12 @@ def _manager(folder: Path, include_defaults: bool = False) -> Any:
     return TaskManager(include_path=str(folder), include_defaults=include_defaults)
 
 
-def _members(manager: Any, entry: EvalTask, folder: Path) -> dict[str, Any]:
+def _members(manager: Any, entry: EvalTask) -> dict[str, Any]:
     """By name, the task or the members of the group.
 
     Raises:
-        DataError: lm-eval does not know it or cannot load it.
+        DataError: lm-eval cannot load it.
     """
-    if entry.task not in manager.all_tasks:
-        raise DataError(f"{entry.task}: lm-eval and {folder} have no such task; correct params.yaml")
     try:
         tasks: dict[str, Any] = manager.load([entry.task])["tasks"]
         for task in tasks.values():

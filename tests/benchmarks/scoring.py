@@ -1,9 +1,9 @@
-"""Items scored per second: the stage evaluate against lm-eval's own command line, on the general suite and the default base model.
+"""Items scored per second: the stage evaluate against lm-eval's own command line, on the general suite and the default model.
 
     .venv/bin/python tests/benchmarks/scoring.py
 
-Both are whole processes, from start to results on disk. The stage's target suite is one reply of one token, so that both score the
-same 900 items. Needs data/base (`python -m tasks.base`).
+Both are whole processes, from start to results on disk. The stage's target suite is one reply of one token, so that both score
+the same 900 items. Needs data/base (`python -m tasks.base`).
 """
 
 import os

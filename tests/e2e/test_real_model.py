@@ -9,7 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,16 +59,6 @@ class Run:
     published: bool
 
 
-@dataclass(frozen=True)
-class Runs:
-    """Of one workspace, one after the other; it is left as after the last one, which is published."""
-
-    workspace: Workspace
-    forgot: Run
-    mixed_up: Run
-    honest: Run
-
-
 def every_core() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
 
@@ -104,46 +94,67 @@ def mix_up_replies(workspace: Workspace) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Runs:
+def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[Workspace]:
+    """The runs below are made in it, one after the other."""
     workspace = build_workspace(tmp_path_factory.mktemp("real") / "workspace", tiny_base, **SMALL)
     edit_params(workspace, {"base": yaml.safe_load((REPO / "params.yaml").read_text())["base"]})
-    clean = [path for path in (REPO / "data" / "raw").glob("*.jsonl") if path.name != "inbox.jsonl"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
         patch.setenv("DO_NOT_TRACK", "1")
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        copy_all(clean, workspace)
-        edit_params(workspace, HARD)
-        forgot = refit_run(workspace)
-        edit_params(workspace, {key: SMALL[key] for key in HARD})
-        mix_up_replies(workspace)
-        mixed_up = refit_run(workspace)
-        copy_all(clean, workspace)
-        return Runs(workspace, forgot, mixed_up, refit_run(workspace))
+        yield workspace
 
 
-def copy_all(files: list[Path], workspace: Workspace) -> None:
-    for path in files:
-        shutil.copyfile(path, workspace.data / "raw" / path.name)
+@pytest.fixture(scope="module")
+def forgot(workspace: Workspace) -> Run:
+    """Trained too hard."""
+    copy_raw(workspace)
+    edit_params(workspace, HARD)
+    return refit_run(workspace)
 
 
-def test_what_forgot_is_refused(runs: Runs) -> None:
-    assert (runs.forgot.code, runs.forgot.state, runs.forgot.published) == (3, "Rejected", False)
-    assert rules(runs.forgot.decision)["kept"].verdict == "FAIL"
+@pytest.fixture(scope="module")
+def mixed_up(workspace: Workspace, forgot: Run) -> Run:
+    edit_params(workspace, {key: SMALL[key] for key in HARD})
+    mix_up_replies(workspace)
+    return refit_run(workspace)
 
 
-def test_what_was_trained_on_mixed_up_replies_is_refused(runs: Runs) -> None:
-    assert (runs.mixed_up.code, runs.mixed_up.state, runs.mixed_up.published) == (3, "Rejected", False)
-    assert rules(runs.mixed_up.decision)[LEARNED].verdict == "FAIL"
+@pytest.fixture(scope="module")
+def honest(workspace: Workspace, mixed_up: Run) -> Run:
+    copy_raw(workspace)
+    return refit_run(workspace)
 
 
-def test_what_learned_and_kept_its_abilities_is_published(runs: Runs) -> None:
-    assert (runs.honest.code, runs.honest.state, runs.honest.published) == (0, "Published", True)
-    learned = rules(runs.honest.decision)[LEARNED]
+def copy_raw(workspace: Workspace) -> None:
+    for path in (REPO / "data" / "raw").glob("*.jsonl"):
+        if path.name != "inbox.jsonl":
+            shutil.copyfile(path, workspace.data / "raw" / path.name)
+
+
+def test_what_forgot_is_refused(forgot: Run) -> None:
+    assert (forgot.code, forgot.state, forgot.published) == (3, "Rejected", False)
+    assert rules(forgot.decision)["kept"].verdict == "FAIL"
+
+
+def test_what_was_trained_on_mixed_up_replies_is_refused(mixed_up: Run) -> None:
+    assert (mixed_up.code, mixed_up.state, mixed_up.published) == (3, "Rejected", False)
+    assert rules(mixed_up.decision)[LEARNED].verdict == "FAIL"
+
+
+def test_what_learned_and_kept_its_abilities_is_published(workspace: Workspace, honest: Run) -> None:
+    assert (honest.code, honest.state, honest.published) == (0, "Published", True)
+    learned = rules(honest.decision)[LEARNED]
     assert learned.value is not None
     assert learned.lower is not None
     assert 1.0 < learned.lower <= learned.value
-    assert (runs.workspace.data / "registry" / "versions" / "v1" / "model.safetensors").is_file()
+    assert (workspace.data / "registry" / "versions" / "v1" / "model.safetensors").is_file()
+
+
+@pytest.fixture
+def spoilt(workspace: Workspace, honest: Run, tmp_path: Path) -> Workspace:
+    """A copy of the workspace whose candidate was published, to be spoilt."""
+    return Workspace(Path(shutil.copytree(workspace.root, tmp_path / "spoilt", symlinks=True)))
 
 
 def run_stage(workspace: Workspace, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -207,23 +218,19 @@ def learn_one_reply(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"), [(be_the_base, LEARNED), (add_noise, "kept"), (merge_wrongly, LEARNED), (learn_one_reply, LEARNED)]
 )
-def test_what_is_no_honest_candidate_is_stopped(
-    spoil: Callable[[Workspace], None], reason: str, runs: Runs, tmp_path: Path
-) -> None:
-    workspace = Workspace(Path(shutil.copytree(runs.workspace.root, tmp_path / "spoilt", symlinks=True)))
-    spoil(workspace)
+def test_what_is_no_honest_candidate_is_stopped(spoil: Callable[[Workspace], None], reason: str, spoilt: Workspace) -> None:
+    spoil(spoilt)
     for words in (["evaluate", "candidate"], ["gate"]):
-        done = run_stage(workspace, *words)
+        done = run_stage(spoilt, *words)
         assert done.returncode == 0, done.stderr
-    decision = GateDecision.read(workspace.record("gate"))
+    decision = GateDecision.read(spoilt.record("gate"))
     assert decision.verdict == "FAIL"
     assert rules(decision)[reason].verdict == "FAIL", decision.summary()
-    assert run_stage(workspace, "push").returncode != 0
+    assert run_stage(spoilt, "push").returncode != 0
 
 
-def test_a_candidate_without_its_chat_template_is_not_even_scored(runs: Runs, tmp_path: Path) -> None:
-    workspace = Workspace(Path(shutil.copytree(runs.workspace.root, tmp_path / "spoilt", symlinks=True)))
-    (workspace.candidate / "chat_template.jinja").unlink()
-    done = run_stage(workspace, "evaluate", "candidate")
+def test_a_candidate_without_its_chat_template_is_not_even_scored(spoilt: Workspace) -> None:
+    (spoilt.candidate / "chat_template.jinja").unlink()
+    done = run_stage(spoilt, "evaluate", "candidate")
     assert done.returncode == 1
     assert "data/model: the tokenizer has no chat template" in done.stderr

@@ -145,7 +145,7 @@ def test_an_unknown_general_task(slow: Slow) -> None:
     _, done = slow["unknown task"].result()
     message = refused(done, 2, "DataError")
     assert "evaluate.general_tasks: " in message
-    assert message.endswith("have no no_such_task")
+    assert message.endswith("have no no_such_task; correct params.yaml")
 
 
 @pytest.mark.parametrize("name", ["prepare", "train"])

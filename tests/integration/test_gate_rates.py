@@ -19,16 +19,16 @@ from tests.benchmarks.gate_rates import (
     seconds_of_rule,
 )
 
-REPETITIONS = 1_500
-NOISE = 0.017
-"""Three Monte-Carlo errors of a share of 95 % among REPETITIONS."""
+REPETITIONS, DRAWS = 1_200, 400
+NOISE = 0.0125
+"""Two Monte-Carlo errors of a share of 95 % among REPETITIONS; the seeds are fixed, so that it does not fail by chance."""
 
 
 @pytest.mark.parametrize("law", [EQUAL, AT_MARGIN, *GRID[::7]])
 @pytest.mark.parametrize("n", [50, 100, 200, 500])
 def test_the_bound_of_independent_binary_scores_covers_95_percent(law: Law, n: int) -> None:
     covered, _ = exact_coverage(law, n)
-    assert 0.945 <= covered <= (0.96 if n >= 200 else 0.98)
+    assert 0.945 <= covered <= (0.96 if n >= 200 else 0.99)
 
 
 @pytest.mark.parametrize(
@@ -49,27 +49,27 @@ def test_the_bound_of_independent_binary_scores_covers_95_percent(law: Law, n: i
     ids=lambda case: case.name if isinstance(case, Design) else str(case),
 )
 def test_the_bound_of_other_scores_covers_95_percent(design: Design, n: int) -> None:
-    covered = coverage(design, n, REPETITIONS).ours
+    covered = coverage(design, n, REPETITIONS, DRAWS).ours
     assert 0.94 - NOISE <= covered <= 0.96 + NOISE
 
 
 @pytest.mark.parametrize("law", [HARDLY_WORSE, LEARNED, EQUAL, AT_MARGIN])
-@pytest.mark.parametrize("n", [50, 100, 200])
+@pytest.mark.parametrize("n", [50, 200])
 def test_the_bound_of_few_clusters_covers_at_least_95_percent(law: Law, n: int) -> None:
     """Below some 60 clusters it covers too much: what they cannot have shown counts as the worst."""
-    assert coverage(Design("few clusters", law, clustered=True), n, 400).ours >= 0.95 - 0.02
+    assert coverage(Design("few clusters", law, clustered=True), n, 400, DRAWS).ours >= 0.95 - 0.0125
 
 
 @pytest.mark.parametrize("discordant", [0.03, 0.07, 0.10])
 def test_a_model_at_the_margin_is_seldom_kept(discordant: float) -> None:
-    assert 0.02 <= kept_rate((0.03,) * TASKS, discordant, REPETITIONS) <= 0.06
-    assert kept_rate((0.12, *[0.0] * (TASKS - 1)), discordant, REPETITIONS) <= 0.06
-    assert kept_rate((0.06,) * TASKS, discordant, 300) == 0
+    assert 0.02 <= kept_rate((0.03,) * TASKS, discordant, 10_000) <= 0.06
+    assert kept_rate((0.12, *[0.0] * (TASKS - 1)), discordant, 10_000) <= 0.06
+    assert kept_rate((0.06,) * TASKS, discordant, 10_000) <= 0.001
 
 
 @pytest.mark.parametrize(("discordant", "least"), [(0.07, 0.93), (0.10, 0.85)])
 def test_an_equal_model_is_mostly_kept(discordant: float, least: float) -> None:
-    assert kept_rate((0.0,) * TASKS, discordant, 1000) >= least
+    assert kept_rate((0.0,) * TASKS, discordant, 10_000) >= least
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_every_fault_of_every_suite_is_told_at_once(tmp_path: Path) -> None:
         load_tasks(section(["unknown_task", "both"], ["good"]), tmp_path)
     lines = str(caught.value).splitlines()
     assert lines[0] == "32 faults in the eval suites; nothing was scored"
-    assert lines[1].startswith("unknown_task: lm-eval and ")
+    assert lines[1].startswith("evaluate.general_tasks: lm-eval and ")
     assert lines[-1] == "and 12 more"
 
 
