@@ -3,13 +3,15 @@
 import logging
 import os
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+
+import yaml
 
 from tasks.errors import DataError
 from tasks.evaluation_records import SuiteTask
@@ -150,33 +152,47 @@ def load_tasks(section: Evaluate, folder: Path, look_at_items: bool = True) -> l
     Raises:
         DataError: a task is unknown, cannot be loaded or compared, or has faulty items; every fault at once, up to 20.
     """
+    _refuse(_syntax_faults(folder))
     suites: list[tuple[Suite, Sequence[EvalTask]]] = [("target", section.target_tasks), ("general", section.general_tasks)]
-    entries = [(suite, entry) for suite, members in suites for entry in members]
-    try:
-        own = _manager(folder)
-    except Exception as error:  # what a YAML file of a user may raise
-        raise DataError(f"{folder}: lm-eval cannot read its task files: {_first_line(error)}; correct them") from None
+    own = set(_manager(folder).all_tasks)
     # lm-eval's own thousands of task files are only read if one of them is named.
-    known = {entry.task for _, entry in entries} <= set(own.all_tasks)
-    manager = own if known else _manager(folder, include_defaults=True)
+    manager = _manager(folder, include_defaults=any(entry.task not in own for _, entries in suites for entry in entries))
     loaded: list[LoadedTask] = []
     faults: list[str] = []
-    for suite, entry in entries:
-        try:
-            if entry.task not in manager.all_tasks:
-                raise DataError(f"evaluate.{suite}_tasks: lm-eval and {folder} have no {entry.task}; correct params.yaml")
-            members = _members(manager, entry)
-        except DataError as error:
-            faults.append(str(error))
+    for suite, entry in ((suite, entry) for suite, entries in suites for entry in entries):
+        if entry.task not in manager.all_tasks:
+            faults.append(f"evaluate.{suite}_tasks: lm-eval and {folder} have no {entry.task}; correct params.yaml")
             continue
-        loaded += (found := [LoadedTask(suite, entry, task, name in own.all_tasks) for name, task in members.items()])
-        faults += [fault for task in found for fault in task.faults()] if look_at_items else []
+        try:
+            members = _members(manager, entry)
+        except Exception as error:  # YAML, templates, filters, files and the network: lm-eval has no errors of its own
+            faults.append(f"{entry.task}: lm-eval cannot load it, or its first item: {_first_line(error)}")
+            continue
+        loaded += [LoadedTask(suite, entry, task, name in own) for name, task in members.items()]
     names = Counter(task.name for task in loaded)
     faults += [f"{name}: named {count} times by target_tasks and general_tasks" for name, count in names.items() if count > 1]
+    _refuse(faults + ([fault for task in loaded for fault in task.faults()] if look_at_items else []))
+    return loaded
+
+
+def _refuse(faults: Sequence[str]) -> None:
+    """Raises:
+    DataError: there are any.
+    """
     if faults:
         more = [f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
         raise DataError("\n".join([f"{len(faults)} faults in the eval suites; nothing was scored", *faults[:_SHOWN], *more]))
-    return loaded
+
+
+def _syntax_faults(folder: Path) -> list[str]:
+    """lm-eval passes over a file that it cannot read, and says later that its task is unknown."""
+    faults = []
+    for path in sorted(folder.rglob("*.y*ml")):
+        try:
+            deque(yaml.parse(path.read_text(encoding="utf-8")), maxlen=0)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            faults.append(f"{path}: not YAML: {' '.join(str(error).split())}")
+    return faults
 
 
 def load_configs(configs: Sequence[dict[str, Any]], folder: Path) -> list[Any]:
@@ -192,18 +208,11 @@ def _manager(folder: Path, include_defaults: bool = False) -> Any:
 
 
 def _members(manager: Any, entry: EvalTask) -> dict[str, Any]:
-    """By name, the task or the members of the group.
-
-    Raises:
-        DataError: lm-eval cannot load it.
-    """
-    try:
-        tasks: dict[str, Any] = manager.load([entry.task])["tasks"]
-        for task in tasks.values():
-            _set_few_shot(task, entry.num_fewshot)
-            task.eval_docs  # noqa: B018  reads the rows
-    except Exception as error:  # YAML, templates, filters, files and the network: lm-eval has no errors of its own
-        raise DataError(f"{entry.task}: lm-eval cannot load it, or its first item: {_first_line(error)}") from None
+    """By name, the task or the members of the group, with their items."""
+    tasks: dict[str, Any] = manager.load([entry.task])["tasks"]
+    for task in tasks.values():
+        _set_few_shot(task, entry.num_fewshot)
+        task.eval_docs  # noqa: B018  reads the rows
     return tasks
 
 

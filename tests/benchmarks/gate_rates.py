@@ -144,6 +144,20 @@ def exact_coverage(law: Law, n: int) -> tuple[float, float]:
     return ours, normal
 
 
+def lost_or_not(clusters: int) -> Any:
+    """Exact coverage where a cluster either loses all or stays as it was, for 2 to 20 expected losses.
+
+    Half a score is lost and is the worst, so that scores are not binary.
+    """
+    from scipy.stats import binom
+
+    values = np.full((60, clusters), -0.5) * (np.arange(clusters) < np.arange(60)[:, None])
+    options: dict[str, Any] = {"confidence": CONFIDENCE, "draws": 10_000, "seed": 7, "worst": -0.5}
+    bounds = np.array([lower_bound(row, np.arange(clusters), **options) for row in values])
+    shares = np.arange(2, 20, 0.1) / clusters
+    return np.array([binom.pmf(np.arange(60), clusters, share)[bounds <= -0.5 * share].sum() for share in shares])
+
+
 @cache
 def _bound_of_counts(better: int, worse: int, n: int) -> float:
     """Of independent binary scores, which neither their order nor their tasks change."""
@@ -206,6 +220,10 @@ def print_exact() -> None:
             found = np.array([exact_coverage(law, n) for law in laws])
             ours, normal = (found.min(axis=0) if name.endswith("lowest") else found.mean(axis=0)) * 100
             print(f"{name:46} {n:5}  {ours:5.1f}  {normal:6.1f}", flush=True)
+    for clusters in (100, 500):
+        covered = lost_or_not(clusters) * 100
+        text = f"{covered.mean():.1f} on average, {covered.min():.1f} at worst"
+        print(f"clusters that lose all or nothing, 2 to 20 expected losses, {clusters} clusters: {text}")
 
 
 def print_coverage() -> None:

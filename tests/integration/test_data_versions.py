@@ -129,7 +129,7 @@ def add_ssh_remote(workspace: Workspace, name: str, sshd: Sshd, folder: Path) ->
 def reproduce(workspace: Workspace, base: Path) -> dict[str, str]:
     """Run the stages that read the data; the md5 of every output in dvc.lock by its path."""
     shutil.copytree(base, workspace.base)
-    for stage in ("validate", "prepare"):
+    for stage in ("suites", "validate", "prepare"):
         do(workspace, *DVC, "repro", "--single-item", stage)
     lock = parse_yaml((workspace.root / "dvc.lock").read_text())
     return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}

@@ -16,6 +16,7 @@ from tests.benchmarks.gate_rates import (
     coverage,
     exact_coverage,
     kept_rate,
+    lost_or_not,
     seconds_of_rule,
 )
 
@@ -58,6 +59,12 @@ def test_the_bound_of_other_scores_covers_95_percent(design: Design, n: int) -> 
 def test_the_bound_of_few_clusters_covers_at_least_95_percent(law: Law, n: int) -> None:
     """Below some 60 clusters it covers too much: what they cannot have shown counts as the worst."""
     assert coverage(Design("few clusters", law, clustered=True), n, 400, DRAWS).ours >= 0.95 - 0.0125
+
+
+def test_a_loss_of_whole_clusters_is_covered_but_for_the_steps_of_their_number() -> None:
+    covered = lost_or_not(100)
+    assert covered.mean() >= 0.94
+    assert covered.min() >= 0.89
 
 
 @pytest.mark.parametrize("discordant", [0.03, 0.07, 0.10])
