@@ -1,5 +1,6 @@
-"""Copy the published model that the candidate would replace to data/champion, so that it is scored beside the candidate; and to
-data/best the best one ever published, where that is another.
+"""Copy the published model that the candidate would replace to data/champion, so that it is scored beside the candidate.
+
+The best one ever published goes to data/best, where that is another.
 
 python -m tasks.champion
 """

@@ -16,7 +16,7 @@ from tasks.environment import describe, keep_freed_memory, pick_device, pick_dty
 from tasks.errors import EvalError, StageInputError
 from tasks.eval_tasks import LoadedTask, fresh_datasets_cache, load_configs, load_tasks, metric_name
 from tasks.evaluation_records import EvalReport, Metric, SuiteTask
-from tasks.evaluation_sections import Evaluate
+from tasks.evaluation_sections import REPLY_LOSS, Evaluate
 from tasks.files import sha256_file, sha256_json, tree_digest, write_jsonl
 from tasks.item_scores import TARGET, TARGET_LOSS
 from tasks.language import language_of
@@ -135,9 +135,11 @@ def _score(section: Evaluate, guidelines: Guidelines | None, folder: Path, works
         losses = samples[TARGET_LOSS]
     answers = [row["filtered_resps"][0] for row in replies]
     scores = score_replies(section, guidelines, own, docs, answers)
+    slices = [(doc["topic"] or "", _language(doc), doc["length"]) for doc in docs]
+    reply_losses = [{REPLY_LOSS: row[REPLY_LOSS]} for row in losses]
     items = [
-        *_target_items(TARGET, docs, replies, scores, higher_is_better=True),
-        *_target_items(TARGET_LOSS, docs, losses, [{"reply_loss": row["reply_loss"]} for row in losses], higher_is_better=False),
+        *_target_items(TARGET, docs, slices, replies, scores, higher_is_better=True),
+        *_target_items(TARGET_LOSS, docs, slices, losses, reply_losses, higher_is_better=False),
         *(item for task in tasks for item in _task_items(task, samples[task.name])),
     ]
     return _Scored(sorted(items), _answers(docs, answers, scores), [task.described() for task in tasks])
@@ -198,18 +200,21 @@ def _run_all(model: Any, loss: Any, tasks: Sequence[LoadedTask]) -> dict[str, li
     return samples
 
 
+def _language(doc: Doc) -> str:
+    return language_of(" ".join(message["content"] for message in doc["messages"] if message["role"] == "user"))
+
+
 def _target_items(
     task: str,
     docs: Sequence[Doc],
+    slices: Sequence[tuple[str, str, str]],
     rows: Sequence[Mapping[str, Any]],
     scores: Sequence[Mapping[str, float]],
     higher_is_better: bool,
 ) -> Iterable[Item]:
-    for doc, row, found in zip(docs, rows, scores, strict=True):
-        language = language_of(" ".join(message["content"] for message in doc["messages"] if message["role"] == "user"))
-        slices = (doc["topic"] or "", language, doc["length"])
+    for doc, parts, row, found in zip(docs, slices, rows, scores, strict=True):
         for metric, value in found.items():
-            yield Item("target", task, doc["id"], _hash(row), doc["cluster"], *slices, metric, higher_is_better, float(value))
+            yield Item("target", task, doc["id"], _hash(row), doc["cluster"], *parts, metric, higher_is_better, float(value))
 
 
 def _task_items(task: LoadedTask, rows: Sequence[Mapping[str, Any]]) -> Iterable[Item]:

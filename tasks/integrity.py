@@ -90,7 +90,7 @@ def _metric_faults(section: Gate, tasks: Sequence[SuiteTask], candidate: Scores)
 
 
 def _is_share(scores: ItemScores) -> bool:
-    return bool(((scores.values >= 0) & (scores.values <= 1) | (scores.values != scores.values)).all())
+    return not bool(((scores.values < 0) | (scores.values > 1)).any())
 
 
 def _column_faults(role: str, key: Key, scores: ItemScores) -> list[str]:

@@ -159,8 +159,8 @@ def _drawn_means(groups: "Clusters", draws: int, seed: int, worst: float) -> "Nu
     """Means over items of `draws` Bayesian bootstrap samples; memory is bounded whatever the number of clusters.
 
     Each cluster gets an exponential weight, and so its stratum Dirichlet ones (Rubin 1981, Annals of Statistics 9:130). To
-    second order (Edgeworth expansion; see Weng 1989, Annals of Statistics 17:705) such a percentile at z = 1.645 is off by
-    skewness / (2 sqrt(k)) standard errors, about two thirds of what drawing with replacement is off by.
+    second order (Edgeworth expansion; see Weng 1989, Annals of Statistics 17:705) such a percentile is off by
+    skewness / (2 sqrt(k)) standard errors at any confidence, one of drawing with replacement by half more at 95 %.
 
     Clusters at `worst` that no sample shows count _UNSEEN_CLUSTERS of a cluster: a Dirichlet process prior (Hjort 1991, arXiv
     2605.11677). One whole cluster is thought sound for any bounded scores and any k, and covers far too much (Gaffke 2005;
