@@ -26,14 +26,13 @@ $(INSTALLED): pyproject.toml deployments/constraints.txt
 run: install ## Retrain once: validate, prepare, train, evaluate, gate, publish
 	$(BIN)/refit run
 
-# Integration and fault mostly wait for imports of one thread each, for servers and for the disk; e2e trains on what they leave.
+# Each of the last three keeps to one core.
 test: install ## Run all tests: unit, then integration, fault and e2e side by side
 	$(MAKE) test-unit
 	$(MAKE) --jobs=3 --output-sync=target test-integration test-fault test-e2e
-test-e2e: NICE := nice
 # pytest leaves with 5, which is a failure here, if a tier has no test.
 $(TIERS:%=test-%): test-%: install
-	$(NICE) $(BIN)/python -m pytest tests/$*
+	$(BIN)/python -m pytest tests/$*
 
 lint: install ## Check style, format and types; changes nothing
 	$(BIN)/ruff check .

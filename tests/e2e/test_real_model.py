@@ -4,7 +4,6 @@ What only looks like the published model is refused too, each for its own reason
 """
 
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ from tasks.paths import Workspace
 from tasks.prepare import split_of
 from tests.conftest import REPO, build_workspace, edit_params
 
-# A few minutes on two cores: short rows, 24 steps of four, some thirty replies and fifty general items. A reply loss of 2.8 per
+# Some minutes a run on one core: short rows, 24 steps of four, some thirty replies and fifty general items. A reply loss of 2.8 per
 # token lies between the 2.67 that 24 steps reached with the right replies and the 2.94 with mixed-up ones (base: 4.19).
 SMALL = {
     "validate.max_length": 100,
@@ -59,13 +58,9 @@ class Run:
     published: bool
 
 
-def every_core() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-
-
 def refit_run(workspace: Workspace) -> Run:
     command = [sys.executable, "-m", "flows.cli", "run", "--json"]
-    done = subprocess.run(command, cwd=workspace.root, env=every_core(), stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, cwd=workspace.root, stdout=subprocess.PIPE, text=True, check=False)
     decision = GateDecision.read(workspace.record("gate"))
     published = (workspace.data / "registry" / "champion.json").exists()
     return Run(done.returncode, json.loads(done.stdout)["state"], decision, published)
@@ -159,7 +154,7 @@ def spoilt(workspace: Workspace, honest: Run, tmp_path: Path) -> Workspace:
 
 def run_stage(workspace: Workspace, *words: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", f"tasks.{words[0]}", *words[1:]]
-    return subprocess.run(command, cwd=workspace.root, env=every_core(), capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=workspace.root, capture_output=True, text=True, check=False)
 
 
 def change_weights(workspace: Workspace, change: Callable[[Any, Any], Any]) -> None:
@@ -215,17 +210,15 @@ def learn_one_reply(workspace: Workspace) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("spoil", "reason"), [(be_the_base, LEARNED), (add_noise, "kept"), (merge_wrongly, LEARNED), (learn_one_reply, LEARNED)]
-)
-def test_what_is_no_honest_candidate_is_stopped(spoil: Callable[[Workspace], None], reason: str, spoilt: Workspace) -> None:
+@pytest.mark.parametrize("spoil", [be_the_base, add_noise, merge_wrongly, learn_one_reply])
+def test_what_is_no_honest_candidate_has_not_learned(spoil: Callable[[Workspace], None], spoilt: Workspace) -> None:
     spoil(spoilt)
     for words in (["evaluate", "candidate"], ["gate"]):
         done = run_stage(spoilt, *words)
         assert done.returncode == 0, done.stderr
     decision = GateDecision.read(spoilt.record("gate"))
     assert decision.verdict == "FAIL"
-    assert rules(decision)[reason].verdict == "FAIL", decision.summary()
+    assert rules(decision)[LEARNED].verdict == "FAIL", decision.summary()
     assert run_stage(spoilt, "push").returncode != 0
 
 
