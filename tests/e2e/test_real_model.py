@@ -23,8 +23,8 @@ from tasks.paths import Workspace
 from tasks.prepare import split_of
 from tests.conftest import REPO, build_workspace, edit_params
 
-# Some minutes a run on one core: short rows, 24 steps of four, some thirty replies and fifty general items. A reply loss of 2.8 per
-# token lies between the 2.67 that 24 steps reached with the right replies and the 2.94 with mixed-up ones (base: 4.19).
+# Some minutes a run on one core: short rows, 24 steps of four, some thirty replies and fifty general items. A reply loss of 2.8
+# per token lies between the 2.67 that 24 steps reached with the right replies and the 2.94 with mixed-up ones (base: 4.19).
 SMALL = {
     "validate.max_length": 100,
     "validate.max_quarantined": 0.9,
