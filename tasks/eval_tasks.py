@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from tasks.errors import DataError
+from tasks.errors import DataError, NetworkError
 from tasks.evaluation_records import SuiteTask
 from tasks.evaluation_sections import EvalTask, Evaluate
 from tasks.normalisation import normalise
@@ -151,6 +151,7 @@ def load_tasks(section: Evaluate, folder: Path, look_at_items: bool = True) -> l
 
     Raises:
         DataError: a task is unknown, cannot be loaded or compared, or has faulty items; every fault at once, up to 20.
+        NetworkError: items lie on the Hub, which cannot be reached.
     """
     _refuse(_syntax_faults(folder))
     suites: list[tuple[Suite, Sequence[EvalTask]]] = [("target", section.target_tasks), ("general", section.general_tasks)]
@@ -165,6 +166,10 @@ def load_tasks(section: Evaluate, folder: Path, look_at_items: bool = True) -> l
             continue
         try:
             members = _members(manager, entry)
+        except ConnectionError as error:
+            raise NetworkError(
+                f"{entry.task}: its items cannot be fetched: {_first_line(error)}; is the Hub reachable?"
+            ) from None
         except Exception as error:  # YAML, templates, filters, files and the network: lm-eval has no errors of its own
             faults.append(f"{entry.task}: lm-eval cannot load it, or its first item: {_first_line(error)}")
             continue

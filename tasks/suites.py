@@ -25,6 +25,7 @@ def suites(section: Evaluate, folder: Path, target: Path, record: Path) -> Suite
     Raises:
         ParamsError: a scorer lacks its file, its function or what else it names.
         DataError: an eval suite cannot be scored; every fault is named.
+        NetworkError: items lie on the Hub, which cannot be reached.
     """
     check_scorers(section, folder)
     with fresh_datasets_cache():

@@ -1,6 +1,8 @@
 """Eval suites: bad ones are named item by item before any model is loaded, good ones are scored as lm-eval's own options say."""
 
 import json
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from tasks.evaluation_records import EvalReport, SuitesReport
 from tasks.evaluation_sections import Evaluate
 from tasks.paths import Workspace
 from tasks.suites import suites
-from tests.conftest import edit_params
+from tests.conftest import REPO, edit_params
 from tests.integration.running import execute, refused, stage
 
 CHOICE = {
@@ -131,6 +133,18 @@ def test_the_record_tells_items_and_metrics_and_the_texts_are_kept(tmp_path: Pat
 def test_a_scorer_without_its_file_is_refused_before_any_suite(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"evaluate\.scorers\.form: "):
         suites(section(["none"], form={"type": "json_schema", "file": "form.json"}), tmp_path, tmp_path / "x", tmp_path / "y")
+
+
+def test_items_that_cannot_be_fetched_now_may_be_later(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copyfile(REPO / name, tmp_path / name)
+    (workspace.data / "eval").mkdir(parents=True)
+    write_task(workspace.data / "eval", "far", None, dataset_path="owner/far", dataset_kwargs=None)
+    edit_params(workspace, {"evaluate.general_tasks": ["far"]})
+    command = [sys.executable, "-m", "tasks.suites", "--workspace", str(tmp_path)]
+    done = execute(Workspace(REPO), command, env={"HF_HUB_OFFLINE": "1"})
+    assert "far: its items cannot be fetched: " in refused(done, 1, "NetworkError")
 
 
 @pytest.fixture(scope="module")
