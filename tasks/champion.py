@@ -17,7 +17,7 @@ from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.process import stage_main
 from tasks.records import BaseModelRecord, TrainedModel
-from tasks.registry import DECISION, Registry, open_registry
+from tasks.registry import DECISION, Pointer, Registry, open_registry
 
 
 def champion(registry: Registry, workspace: Workspace) -> ChampionRecord:
@@ -62,14 +62,20 @@ def _resolve(registry: Registry, workspace: Workspace) -> ChampionRecord:
     if pointer and train.exists() and TrainedModel.read(train).digest == pointer.digest:
         version = pointer.previous if pointer.previous in registry.versions() else None
     best = _best(registry, version) if version else None
-    digests = {name: registry.digest(name) for name in (version, best) if name}
     return ChampionRecord(
         registry=registry.name,
         version=version,
-        digest=digests.get(version or ""),
+        digest=_digest(registry, version, pointer),
         best_version=best,
-        best_digest=digests.get(best or ""),
+        best_digest=_digest(registry, best, pointer),
     )
+
+
+def _digest(registry: Registry, version: str | None, pointer: Pointer | None) -> str | None:
+    """The champion's stands in the pointer already."""
+    if version is None:
+        return None
+    return pointer.digest if pointer and version == pointer.version else registry.digest(version)
 
 
 def _best(registry: Registry, version: str) -> str | None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tasks.evaluation_records import RuleResult, Verdict
 from tasks.evaluation_sections import Gate
+from tasks.figures import change, level, unit
 from tasks.item_scores import Key, Scores
 from tasks.statistics import lower_bound
 
@@ -114,16 +115,3 @@ def scale(ours: "NDArray[Any]", theirs: "NDArray[Any]") -> tuple[bool, float]:
 
 def mean(values: "NDArray[Any]") -> float:
     return round(float(values.mean()), _DIGITS)
-
-
-def level(value: float, is_share: bool) -> str:
-    return f"{value * 100:.1f} %" if is_share else f"{value:.3f}"
-
-
-def change(value: float, is_share: bool) -> str:
-    return f"{value * 100:+.1f} pp" if is_share else f"{value:+.3f}"
-
-
-def unit(is_share: bool) -> Literal["points", "number"]:
-    """Of a difference."""
-    return "points" if is_share else "number"

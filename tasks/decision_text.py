@@ -1,6 +1,7 @@
 """A gate decision for people: plain text for a terminal, Markdown for the dashboard and the model card."""
 
 from tasks.evaluation_records import GateDecision, RuleResult
+from tasks.figures import change, level
 
 HEADLINES = {
     "PASS": "PASS: every rule passed, the candidate may be published",
@@ -58,9 +59,7 @@ def _figure(rule: RuleResult, figure: float | None) -> str:
     """In percentage points, percent or the metric's own unit, as the reasons give them."""
     if figure is None:
         return ""
-    if rule.unit == "number":
-        return f"{figure + 0.0:+.3f}"
-    return f"{figure * 100 + 0.0:+.1f} pp" if rule.unit == "points" else f"{figure * 100:.1f} %"
+    return level(figure, is_share=True) if rule.unit == "share" else change(figure + 0.0, rule.unit == "points")
 
 
 def _escape(text: str) -> str:

@@ -155,9 +155,11 @@ def load_tasks(section: Evaluate, folder: Path, look_at_items: bool = True) -> l
     """
     _refuse(_syntax_faults(folder))
     suites: list[tuple[Suite, Sequence[EvalTask]]] = [("target", section.target_tasks), ("general", section.general_tasks)]
-    own = set(_manager(folder).all_tasks)
+    manager = _manager(folder)
+    own = set(manager.all_tasks)
     # lm-eval's own thousands of task files are only read if one of them is named.
-    manager = _manager(folder, include_defaults=any(entry.task not in own for _, entries in suites for entry in entries))
+    if any(entry.task not in own for _, entries in suites for entry in entries):
+        manager = _manager(folder, include_defaults=True)
     loaded: list[LoadedTask] = []
     faults: list[str] = []
     for suite, entry in ((suite, entry) for suite, entries in suites for entry in entries):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tasks.chat import load_tokenizer
 from tasks.environment import describe, keep_freed_memory, pick_device, pick_dtype
@@ -18,7 +18,7 @@ from tasks.eval_tasks import LoadedTask, fresh_datasets_cache, load_configs, loa
 from tasks.evaluation_records import EvalReport, Metric, SuiteTask
 from tasks.evaluation_sections import REPLY_LOSS, Evaluate
 from tasks.files import sha256_file, sha256_json, tree_digest, write_jsonl
-from tasks.item_scores import TARGET, TARGET_LOSS
+from tasks.item_scores import TARGET, TARGET_LOSS, Item
 from tasks.language import language_of
 from tasks.model_folder import is_model, load_model
 from tasks.params import Params
@@ -27,22 +27,6 @@ from tasks.process import stage_main
 from tasks.scorers import CUT, Doc, score_replies
 from tasks.sections import Guidelines
 from tasks.target_suite import target_docs, target_tasks
-
-
-class Item(NamedTuple):
-    """One score of one item, a row of items.parquet. `hash` is of item, prompt and target; slices are empty where unknown."""
-
-    suite: str
-    task: str
-    item: str
-    hash: str
-    cluster: str
-    topic: str
-    language: str
-    length: str
-    metric: str
-    higher_is_better: bool
-    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +108,14 @@ def _score(section: Evaluate, guidelines: Guidelines | None, folder: Path, works
     own = workspace.data / "eval"
     with fresh_datasets_cache():
         tasks = load_tasks(section, own, look_at_items=False)
+        described = [task.described() for task in tasks]
         tokenizer = load_tokenizer(folder)
         docs = target_docs(_test_rows(workspace), tokenizer)
         generation, loss = load_configs(target_tasks(docs, section.max_new_tokens), own)
         generator, scorer = _load(folder, workspace.base, tokenizer, dtype, section)
         print(f"generating {len(docs)} replies in {dtype}", flush=True)
         replies = _run_tasks(generator, [generation])[TARGET]
-        print(f"scoring the reference replies and {sum(task.described().n_items for task in tasks)} items", flush=True)
+        print(f"scoring the reference replies and {sum(task.n_items for task in described)} items", flush=True)
         samples = _run_all(scorer, loss, tasks)
         losses = samples[TARGET_LOSS]
     answers = [row["filtered_resps"][0] for row in replies]
@@ -142,7 +127,7 @@ def _score(section: Evaluate, guidelines: Guidelines | None, folder: Path, works
         *_target_items(TARGET_LOSS, docs, slices, losses, reply_losses, higher_is_better=False),
         *(item for task in tasks for item in _task_items(task, samples[task.name])),
     ]
-    return _Scored(sorted(items), _answers(docs, answers, scores), [task.described() for task in tasks])
+    return _Scored(sorted(items), _answers(docs, answers, scores), described)
 
 
 def _test_rows(workspace: Workspace) -> list[dict[str, Any]]:

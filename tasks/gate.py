@@ -9,11 +9,12 @@ rules is needed). The sources are in tasks/statistics.py.
 
 from collections.abc import Mapping, Sequence
 
-from tasks.comparison import Comparison, compare, level, mean
+from tasks.comparison import Comparison, compare, mean
 from tasks.decision_log import judged_before, note
 from tasks.errors import StageInputError
 from tasks.evaluation_records import ChampionRecord, EvalReport, GateDecision, RuleResult, SuiteTask
 from tasks.evaluation_sections import Gate
+from tasks.figures import level
 from tasks.files import sha256_file
 from tasks.integrity import general_keys, integrity, keys_of
 from tasks.item_scores import TARGET, TARGET_LOSS, Scores, read_scores

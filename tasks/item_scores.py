@@ -3,16 +3,34 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.errors import StageInputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+
+class Item(NamedTuple):
+    """One score of one item, a row of items.parquet. `hash` is of item, prompt and target; slices are empty where unknown."""
+
+    suite: str
+    task: str
+    item: str
+    hash: str
+    cluster: str
+    topic: str
+    language: str
+    length: str
+    metric: str
+    higher_is_better: bool
+    value: float
+
+
 SLICES = ("topic", "language", "length")
-TEXT_COLUMNS = ("suite", "task", "item", "cluster", *SLICES, "metric")
-COLUMNS = (*TEXT_COLUMNS, "higher_is_better", "value")
+COLUMNS = tuple(name for name in Item._fields if name != "hash")
+"""What the gate reads; `hash` is in the record's `items_sha256`."""
+TEXT_COLUMNS = COLUMNS[:-2]
 TARGET, TARGET_LOSS = "target", "target_loss"
 """The tasks that are made of the test split: a generated reply, and the loss of the one that is there."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from tasks.decision_text import HEADLINES
 from tasks.evaluation_records import EvalReport, GateDecision, Metric, ReportPage
 from tasks.evaluation_sections import REPLY_LOSS
+from tasks.figures import change, level
 from tasks.files import sha256_file, write_atomic
 from tasks.params import Params
 from tasks.paths import ROLES, Workspace
@@ -93,21 +94,17 @@ def _score(metric: Metric, reports: dict[str, EvalReport], roles: list[str]) -> 
     key = (metric.suite, metric.task, metric.metric)
     values = {role: reports[role].value(*key) for role in roles}
     share = metric.metric != REPLY_LOSS
-    change = None if values["base"] is None else metric.value - values["base"]
-    better = change is not None and (change > 0) is metric.higher_is_better
+    gain = None if values["base"] is None else metric.value - values["base"]
+    better = gain is not None and (gain > 0) is metric.higher_is_better
     return {
         "suite": metric.suite,
         "task": metric.task,
         "metric": metric.metric,
         "n": metric.n,
-        "cells": [_level(value, share) for value in values.values()],
-        "change": "" if change is None else f"{change * 100:+.1f} pp" if share else f"{change:+.3f}",
-        "verdict": "" if not change else "PASS" if better else "FAIL",
+        "cells": ["" if value is None else level(value, share) for value in values.values()],
+        "change": "" if gain is None else change(gain, share),
+        "verdict": "" if not gain else "PASS" if better else "FAIL",
     }
-
-
-def _level(value: float | None, share: bool) -> str:
-    return "" if value is None else f"{value * 100:.1f} %" if share else f"{value:.3f}"
 
 
 @dataclass(frozen=True, slots=True)

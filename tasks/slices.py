@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tasks.comparison import change, mean, scale, unit
+from tasks.comparison import mean, scale
 from tasks.evaluation_records import RuleResult
 from tasks.evaluation_sections import Gate
+from tasks.figures import change, unit
 from tasks.item_scores import ItemScores
 from tasks.statistics import lower_bound
 

@@ -142,10 +142,13 @@ def make_workspace(tmp_path: Path, tiny_base: Path) -> MakeWorkspace:
     return make
 
 
+def set_prefect_home(patch: pytest.MonkeyPatch, home: Path) -> Path:
+    for name, value in {"PREFECT_HOME": str(home), "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}.items():
+        patch.setenv(name, value)
+    return home
+
+
 @pytest.fixture
 def prefect_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Prefect's home under tmp and its network calls off, for this process and its children."""
-    home = tmp_path / "prefect"
-    for name, value in {"PREFECT_HOME": str(home), "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}.items():
-        monkeypatch.setenv(name, value)
-    return home
+    return set_prefect_home(monkeypatch, tmp_path / "prefect")

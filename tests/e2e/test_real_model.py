@@ -21,7 +21,7 @@ from tasks.normalisation import identify
 from tasks.params import load_params
 from tasks.paths import Workspace
 from tasks.prepare import split_of
-from tests.conftest import REPO, build_workspace, edit_params
+from tests.conftest import REPO, build_workspace, edit_params, set_prefect_home
 
 # Some minutes a run on one core: short rows, 24 steps of four, some thirty replies and fifty general items. A reply loss of 2.8
 # per token lies between the 2.67 that 24 steps reached with the right replies and the 2.94 with mixed-up ones (base: 4.19).
@@ -94,9 +94,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iter
     workspace = build_workspace(tmp_path_factory.mktemp("real") / "workspace", tiny_base, **SMALL)
     edit_params(workspace, {"base": yaml.safe_load((REPO / "params.yaml").read_text())["base"]})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
-        patch.setenv("DO_NOT_TRACK", "1")
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        set_prefect_home(patch, tmp_path_factory.mktemp("prefect"))
         yield workspace
 
 

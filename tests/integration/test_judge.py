@@ -16,9 +16,10 @@ import pytest
 
 from tasks import judge
 from tasks.errors import EvalError, TransientError
-from tasks.evaluation_sections import Evaluate, JudgeScorer
+from tasks.evaluation_sections import JudgeScorer
 from tasks.judge import check_judge, judge_replies
 from tasks.scorers import CUT, score_replies
+from tests.evaluating import section
 
 SECRET = "sk-secret-1234567890"
 MODEL, CRITERIA = "judge-1", "Which reply keeps to the policy?"
@@ -487,19 +488,6 @@ def test_a_judge_that_is_busy_may_be_there_later(status: int) -> None:
 
 
 # As one of the scorers.
-
-
-def section(**scorers: Any) -> Evaluate:
-    values = {
-        "dtype": "auto",
-        "max_new_tokens": 8,
-        "generation_batch_size": 1,
-        "loglikelihood_batch_size": 1,
-        "scorers": scorers,
-        "target_tasks": [],
-        "general_tasks": ["any"],
-    }
-    return Evaluate.model_validate(values)
 
 
 def test_a_judge_scores_beside_others_and_never_sees_the_mark() -> None:

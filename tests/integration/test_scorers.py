@@ -2,25 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tasks.evaluation_sections import HYGIENE, Evaluate
+from tasks.evaluation_sections import HYGIENE
 from tasks.scorers import CUT, score_replies
-
-
-def section(**scorers: dict[str, Any]) -> Evaluate:
-    values = {
-        "dtype": "auto",
-        "max_new_tokens": 8,
-        "generation_batch_size": 1,
-        "loglikelihood_batch_size": 1,
-        "scorers": scorers,
-        "target_tasks": [],
-        "general_tasks": ["any"],
-    }
-    return Evaluate.model_validate(values)
+from tests.evaluating import section
 
 
 def score(kind: str, pairs: Sequence[tuple[str, str]]) -> list[float]:

@@ -14,10 +14,10 @@ import yaml
 from tasks.errors import DataError, ParamsError
 from tasks.eval_tasks import load_tasks
 from tasks.evaluation_records import EvalReport, SuitesReport
-from tasks.evaluation_sections import Evaluate
 from tasks.paths import Workspace
 from tasks.suites import suites
-from tests.conftest import REPO, edit_params
+from tests.conftest import REPO, build_workspace, edit_params
+from tests.evaluating import section
 from tests.integration.running import execute, refused, stage
 
 CHOICE = {
@@ -47,20 +47,6 @@ def write_task(folder: Path, name: str, rows: Sequence[Any] | None, **config: An
         path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     task = CHOICE | {"task": name, "dataset_kwargs": {"data_files": {"test": str(path)}}} | config
     (folder / f"{name}.yaml").write_text(yaml.safe_dump({key: value for key, value in task.items() if value is not None}))
-
-
-def section(general: Sequence[Any], target: Sequence[Any] = (), **scorers: Any) -> Evaluate:
-    return Evaluate.model_validate(
-        {
-            "dtype": "float32",
-            "max_new_tokens": 8,
-            "generation_batch_size": 8,
-            "loglikelihood_batch_size": 8,
-            "scorers": scorers or {"exact_match": {"type": "exact_match"}},
-            "target_tasks": target,
-            "general_tasks": general,
-        }
-    )
 
 
 NESTED = [item(1, prompt={"a": {"b": "text"}}), item(2, prompt={"a": None})]
@@ -150,8 +136,6 @@ def test_items_that_cannot_be_fetched_now_may_be_later(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Workspace:
     """Base, scored by a scorer of the workspace's own, with a target task, few-shot examples, the chat template and a limit."""
-    from tests.conftest import build_workspace
-
     workspace = build_workspace(tmp_path_factory.mktemp("suites") / "workspace", tiny_base)
     folder = workspace.data / "eval"
     numbers = [{"name": "number", "filter": [{"function": "regex", "regex_pattern": "(\\d+)"}, {"function": "take_first"}]}]

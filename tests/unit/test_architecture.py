@@ -64,6 +64,7 @@ PURE = {
     "dedupe",
     "eval_tasks",
     "expectations",
+    "figures",
     "formats",
     "integrity",
     "item_scores",

@@ -7,8 +7,9 @@ import statistics
 import pytest
 
 from tasks.errors import EvalError
-from tasks.evaluate import Item, summarise
+from tasks.evaluate import summarise
 from tasks.evaluation_records import Metric
+from tasks.item_scores import Item
 
 Key = tuple[str, str, str]
 

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from tasks.errors import EvalError, ParamsError
-from tasks.evaluation_sections import GUIDELINE_PARTS, HYGIENE, Evaluate
+from tasks.evaluation_sections import GUIDELINE_PARTS, HYGIENE
 from tasks.scorer_files import load_entry_point
 from tasks.scorers import CUT, check_scorers, score_replies
 from tasks.sections import Guidelines
+from tests.evaluating import section
 
 GUIDELINES = Guidelines(
     policy="policy.yaml",
@@ -27,19 +28,6 @@ GUIDELINES = Guidelines(
 REPLY = "[refunds | low]\nWithin 5 days, to the card you paid with."
 DOC: dict[str, Any] = {"id": "a-1", "reply": REPLY, "must_say": ["5 days", "card"], "messages": []}
 ALL_RIGHT = dict.fromkeys(("guideline_score", *GUIDELINE_PARTS, *HYGIENE), 1.0)
-
-
-def section(**scorers: dict[str, Any]) -> Evaluate:
-    values = {
-        "dtype": "auto",
-        "max_new_tokens": 8,
-        "generation_batch_size": 1,
-        "loglikelihood_batch_size": 1,
-        "scorers": scorers,
-        "target_tasks": [],
-        "general_tasks": ["any"],
-    }
-    return Evaluate.model_validate(values)
 
 
 def score(scorer: dict[str, Any], answer: str, reply: str = REPLY, folder: Path = Path()) -> float:
