@@ -116,8 +116,12 @@ class HubRepository:
             raise RegistryError(f"{self.name}: cannot {what}: {first_line(error)}") from None
 
     def _refused(self, what: str, error: "HfHubHTTPError") -> RegistryError | NetworkError:
+        from huggingface_hub.errors import RevisionNotFoundError
+
         status = error.response.status_code
         said = f"{self.name}: cannot {what}: {status} {first_line(error.server_message or error.response.reason_phrase)}"
+        if isinstance(error, RevisionNotFoundError):  # whatever revision is asked for was in a listing just before
+            return NetworkError(f"{said}; it went meanwhile, with the end of another publication")
         if status == 429:
             return RateLimitedError(said, _seconds(error.response.headers.get("retry-after")))
         if status in (408, 409, 412) or status >= 500:

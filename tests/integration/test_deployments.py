@@ -53,12 +53,11 @@ def test_everything_is_deployed_once(deployed: tuple[Workspace, dict[str, str]],
     assert automations == ["retrain when data change"]
 
 
-@pytest.mark.parametrize(("name", "state"), [("retrain", "Unchanged"), ("watch", "Unchanged")])
-def test_a_worker_runs_it_in_the_workspace(deployed: tuple[Workspace, dict[str, str]], name: str, state: str) -> None:
+def test_a_worker_runs_it_in_the_workspace(deployed: tuple[Workspace, dict[str, str]]) -> None:
     workspace, env = deployed
-    command = [*PREFECT, "deployment", "run", f"{name}/{name}", "--watch", "--watch-timeout", str(RUN_SECONDS)]
+    command = [*PREFECT, "deployment", "run", "retrain/retrain", "--watch", "--watch-timeout", str(RUN_SECONDS)]
     done = execute(workspace, command, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"Flow run finished successfully in {state!r}" in " ".join((done.stdout + done.stderr).split()), (
+    assert "Flow run finished successfully in 'Unchanged'" in " ".join((done.stdout + done.stderr).split()), (
         done.stdout + done.stderr
     )

@@ -1,6 +1,7 @@
 """The registry on the Hub, by the real client against the loopback stand-in: what readers find, what is refused, what is sent."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,20 +143,40 @@ def test_somebody_published_meanwhile(hub: Hub, registry: HubRegistry, tmp_path:
 def test_main_that_moves_in_the_last_moment_is_not_overwritten(hub: Hub, registry: HubRegistry, tmp_path: Path) -> None:
     publish(registry, tmp_path, "one")
     folder, digest = make(tmp_path, "three")
-    other = make(tmp_path, "two")
+    other, ended = make(tmp_path, "two"), threading.Event()
 
     def fault(number: int, method: str, path: str) -> Fault | None:
         if method == "POST" and path.endswith("/commit/main"):
             hub.fault = None
             open_registry_of(hub).publish(*other, DOCUMENTS, "v1", "the faster one")
+            ended.set()
         return None
 
     hub.fault = fault
     with pytest.raises(StaleChampionError, match="champion is v2, wanted v1; somebody published meanwhile"):
         registry.publish(folder, digest, DOCUMENTS, "v1", "")
+    assert ended.wait(120), "the client may have lost patience before the other one had published"
     assert hub.files(REPO_ID)["model.safetensors"] == b"two" * BIG
     assert registry.versions() == ["v1", "v2"]
     assert publish(registry, tmp_path, "three").version == "v3"
+
+
+def test_a_staging_branch_that_goes_while_it_is_filled_is_a_matter_of_the_moment(
+    hub: Hub, registry: HubRegistry, tmp_path: Path
+) -> None:
+    """The end of another publication removes all of them."""
+
+    def fault(number: int, method: str, path: str) -> Fault | None:
+        if method == "POST" and "/commit/refit-staging-" in path:
+            hub.fault = None
+            api_of(hub).delete_branch(REPO_ID, branch=path.rpartition("/")[2])
+        return None
+
+    hub.fault = fault
+    with pytest.raises(NetworkError, match="404 Invalid rev id: refit-staging-.*; it went meanwhile"):
+        publish(registry, tmp_path, "one")
+    assert registry.champion() is None
+    assert publish(registry, tmp_path, "one").version == "v1"
 
 
 def test_a_card_edited_by_hand_does_not_stop_a_publication(hub: Hub, registry: HubRegistry, tmp_path: Path) -> None:
