@@ -57,10 +57,22 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--cron", default=CRON, help=f"when to retrain, or `none` (default: {CRON})")
     serve.add_argument("--timezone", default="UTC", help="of --cron, such as Europe/Berlin (default: UTC)")
     serve.add_argument(
+        "--collision-strategy",
+        default="ENQUEUE",
+        choices=["ENQUEUE", "CANCEL_NEW"],
+        help="of a run that comes while another one works: it waits, or is cancelled (default: ENQUEUE)",
+    )
+    serve.add_argument(
         "--quiet-seconds", type=float, default=30, help="without a change, before new data start a run (default: 30)"
     )
     serve.add_argument("--min-new-rows", type=int, default=0, help="fewer new rows wait for others (default: 0)")
     serve.set_defaults(command=commands.serve)
+
+    deploy = subcommands.add_parser(
+        "deploy", parents=[common], help="register deployments, work pool and automation with a team's Prefect server"
+    )
+    deploy.add_argument("--file", type=Path, help="default: deployments/prefect.yaml of the workspace")
+    deploy.set_defaults(command=commands.deploy)
 
     approve = subcommands.add_parser(
         "approve", parents=[common], help="publish the candidate that waits for approval", epilog=_EPILOG
@@ -101,7 +113,12 @@ def _parser() -> argparse.ArgumentParser:
     doctor = subcommands.add_parser("doctor", parents=[common], help="what would stop a run, all of it at once; changes nothing")
     doctor.set_defaults(command=commands.doctor)
 
-    status = subcommands.add_parser("status", parents=[common], help="what is up to date, the last decision, the champion")
+    clean = subcommands.add_parser("clean", parents=[common], help="remove now what `retention` of params.yaml gives up")
+    clean.set_defaults(command=commands.clean)
+
+    status = subcommands.add_parser(
+        "status", parents=[common], help="what is up to date, the last decision, the champion, the last runs and the next one"
+    )
     status.set_defaults(command=commands.status)
 
     data = subcommands.add_parser("data", help="the conversations").add_subparsers(required=True, metavar="COMMAND")

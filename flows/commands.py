@@ -21,14 +21,17 @@ EXIT_CODES = {"Published": 0, "Unchanged": 0, "Rejected": 3, "Inconclusive": 4, 
 
 def run(arguments: argparse.Namespace) -> int:
     from flows.status import read_status
+    from tasks.lease import lease
 
     workspace = Workspace.find(arguments.workspace)
-    for change in override(workspace.params, arguments.settings):
-        print(f"params.yaml: {change}", file=sys.stderr)
-    params = load_params(workspace.params)
-    # Without the token only the flow, which may find it in a Secret block, can ask the Hub what it has.
-    known = params.push.registry == "local" or bool(os.environ.get("HF_TOKEN"))
-    if known and (status := read_status(workspace, params)).settled:
+    with lease(workspace, "refit run", _tell):
+        for change in override(workspace.params, arguments.settings):
+            _tell(f"params.yaml: {change}")
+        params = load_params(workspace.params)
+        # Without the token only the flow, which may find it in a Secret block, can ask the Hub what it has.
+        known = params.push.registry == "local" or bool(os.environ.get("HF_TOKEN"))
+        status = read_status(workspace, params) if known else None
+    if status and status.settled:
         assert status.decision is not None
         if status.published:
             last = f"the champion is {status.champion}"
@@ -59,7 +62,7 @@ def serve(arguments: argparse.Namespace) -> int:
     from flows.serve import serve
 
     cron = None if arguments.cron == "none" else arguments.cron
-    serve(workspace, cron, arguments.timezone, arguments.quiet_seconds, arguments.min_new_rows)
+    serve(workspace, cron, arguments.timezone, arguments.collision_strategy, arguments.quiet_seconds, arguments.min_new_rows)
     return 0
 
 
@@ -92,18 +95,60 @@ def _finish(arguments: argparse.Namespace, name: str, message: str) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
+    """Prefect is asked, and imported, only where a server is known."""
+    from flows.server_status import api_of, read_server_status
     from flows.status import read_status
     from tasks.repro import STAGES
 
     workspace = Workspace.find(arguments.workspace)
-    status = read_status(workspace, load_params(workspace.params))
+    params = load_params(workspace.params)
+    status = read_status(workspace, params)
     verdict = status.decision.verdict if status.decision else None
+    api = api_of(workspace)
+    server = read_server_status(api, params.push.name) if api else None
     lines = [f"{stage:<20} {'to run' if stage in status.stale else 'up to date'}" for stage in STAGES]
     lines.append(f"{'last decision':<20} {verdict or 'none yet'}")
     lines.append(f"{'champion':<20} {status.champion or 'none yet'}{' (this candidate)' if status.published else ''}")
-    value = {"stale": status.stale, "decision": verdict, "champion": status.champion, "candidate_is_champion": status.published}
+    lines.append(f"{'data':<20} {'some wait that no run has seen' if status.data_wait else 'as the last run saw them'}")
+    lines.append(f"{'server':<20} {server.api if server else 'none known: set PREFECT_API_URL, or `refit serve`'}")
+    if server:
+        lines.append(f"{'next run':<20} {server.next or 'none planned'}")
+        lines += [f"{'run':<20} {run.line()}" for run in server.runs]
+    value = {
+        "stale": status.stale,
+        "decision": verdict,
+        "champion": status.champion,
+        "candidate_is_champion": status.published,
+        "data_wait": status.data_wait,
+        "server": asdict(server) if server else None,
+    }
     _show(arguments, value, "\n".join(lines))
     return 0
+
+
+def deploy(arguments: argparse.Namespace) -> int:
+    workspace = Workspace.find(arguments.workspace)
+    _silence_prefect()
+    from flows.deploy import deploy
+
+    names = deploy(workspace, arguments.file or workspace.root / "deployments" / "prefect.yaml")
+    _show(arguments, {"deployments": names}, f"deployed: {', '.join(names)}")
+    return 0
+
+
+def clean(arguments: argparse.Namespace) -> int:
+    from tasks.lease import lease
+    from tasks.retention import clean
+
+    workspace = Workspace.find(arguments.workspace)
+    with lease(workspace, "refit clean", _tell):
+        said = clean(workspace, load_params(workspace.params))
+    _show(arguments, {"removed": said}, "\n".join(said) or "nothing to remove; `retention` of params.yaml says what may go")
+    return 0
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def doctor(arguments: argparse.Namespace) -> int:

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from prefect import State, flow
+from prefect import State, flow, get_run_logger
+from prefect.runtime import flow_run
 
 from flows import stages
 from flows.notify import notify
 from flows.reporting import final_state
+from tasks.lease import lease
 from tasks.paths import Workspace
 from tasks.refusals import waiting
 
@@ -23,8 +25,9 @@ def promote(candidate: str, reason: str, override: bool = False, workspace: str 
         workspace: Folder with params.yaml, dvc.yaml and data/.
     """
     place = Workspace.find(Path(workspace))
-    decision = waiting(place, candidate)
-    receipt = stages.push(place, reason, override)
-    if receipt.version:
-        stages.record(place)
-    return final_state(decision, receipt)
+    with lease(place, f"the run {flow_run.name}", get_run_logger().info):
+        decision = waiting(place, candidate)
+        receipt = stages.push(place, reason, override)
+        if receipt.version:
+            stages.record(place)
+        return final_state(decision, receipt)

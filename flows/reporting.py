@@ -17,13 +17,8 @@ from tasks.records import DriftReport, PreparedDataset, PushReceipt, Record, Tra
 _STATE_NAMES = {"FAIL": "Rejected", "INCONCLUSIVE": "Inconclusive"}
 
 
-def final_state(decision: GateDecision, receipt: PushReceipt | None, held: str | None = None) -> State[Any]:
-    """The named state of a run: a refused candidate is a result, so every one of them is Completed.
-
-    `held` names that of a candidate that passed and was not published, since whoever started the run wanted it so.
-    """
-    if receipt is None and decision.verdict == "PASS":
-        return Completed(name=held, message=f"candidate {decision.candidate_digest[:12]} passed the gate and was not published")
+def final_state(decision: GateDecision, receipt: PushReceipt | None) -> State[Any]:
+    """The named state of a run: a refused candidate is a result, so every one of them is Completed."""
     if receipt is None:
         return Completed(name=_STATE_NAMES[decision.verdict], message="; ".join(decision.reasons()))
     if receipt.pull_request is not None:

@@ -1,20 +1,22 @@
 """A Prefect server as a child of this process."""
 
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import IO
 
 from prefect.logging.handlers import APILogHandler
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING, temporary_settings
 
 from tasks.errors import PipelineError
 from tasks.process import on_parent_death
@@ -25,13 +27,18 @@ _POLL_SECONDS = 0.1
 _STOP_SECONDS = 10
 # A run that waits for another one to end asks for its turn this often; Prefect's default is 30.
 _SLOT_WAIT_SECONDS = "5"
+_RESTART_SECONDS = 1
+# Runs that ended 90 days ago are removed, Prefect's own period.
+_DEFAULTS = {"PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs"}
+_LOG = logging.getLogger("prefect.refit")
 
 
 @contextmanager
 def server(port: int | None = None) -> Iterator[str]:
     """`prefect server start` on the loopback interface, with its dashboard, as this process's API; ends with the context.
 
-    Prefect's own temporary server outlives a process that is killed; this one has the kernel's parent-death signal.
+    Prefect's own temporary server outlives a process that is killed; this one has the kernel's parent-death signal. Ended by
+    anything else, it is started again: its clients wait for it.
 
     Args:
         port: Default: any free one.
@@ -45,31 +52,64 @@ def server(port: int | None = None) -> Iterator[str]:
     port = port or _free_port()
     address = f"http://127.0.0.1:{port}"
     settings = {
+        **_DEFAULTS,
+        **os.environ,
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": _SLOT_WAIT_SECONDS,
     }
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start"],
-            env={**os.environ, **settings},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=partial(on_parent_death, signal.SIGKILL),
-        )
+        child = _Child(settings, log)
         try:
-            _wait_until_healthy(process, f"{address}/api", log)
-            with temporary_settings({PREFECT_API_URL: f"{address}/api"}):
+            _wait_until_healthy(child.process, f"{address}/api", log)
+            child.keep_alive()
+            # Who protects the server by a password means its clients here, too.
+            password = PREFECT_API_AUTH_STRING.value() or PREFECT_SERVER_API_AUTH_STRING.value()
+            with temporary_settings({PREFECT_API_URL: f"{address}/api", PREFECT_API_AUTH_STRING: password}):
                 yield address
                 APILogHandler().flush()  # the last lines wait to be sent, and would find nobody
         finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            child.stop()
+
+
+class _Child:
+    """The server's process, whichever it is now."""
+
+    def __init__(self, settings: Mapping[str, str], log: IO[bytes]) -> None:
+        self._settings, self._log = settings, log
+        self._stopping = threading.Event()
+        self.process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start"],
+            env=self._settings,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=partial(on_parent_death, signal.SIGKILL),
+        )
+
+    def keep_alive(self) -> None:
+        """From a thread that lives as long as this process: the parent-death signal is that of the thread that starts a child."""
+        threading.Thread(target=self._restart, name="server", daemon=True).start()
+
+    def _restart(self) -> None:
+        while True:
+            code = self.process.wait()
+            if self._stopping.wait(_RESTART_SECONDS):
+                return
+            _LOG.warning("the Prefect server ended with code %s; it is started again", code)
+            self.process = self._start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.process.terminate()
+        try:
+            self.process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def _free_port() -> int:

@@ -9,13 +9,16 @@ from typing import Any
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 import tasks.preflight
+import tasks.retention
 from flows.reporting import report
 from flows.status import READ_REGISTRY, stale_stages
 from flows.token import hub_token
 from flows.training_progress import TrainingProgress
-from tasks.errors import TransientError
+from tasks.data_watch import signature
+from tasks.errors import PipelineError, TransientError
 from tasks.evaluation_records import GateDecision
 from tasks.params import Params, load_params
 from tasks.paths import ROLES, Workspace
@@ -65,9 +68,24 @@ def _stage_task(stage: str) -> Any:
     return run
 
 
+@task(name="validate", task_run_name="validate", **_OPTIONS)
+def validate(workspace: Workspace, force: str | None = None) -> Record:
+    """DVC notes which data the stage was given after it has read them, so it must have read all of these.
+
+    Raises:
+        TransientError: they changed meanwhile; the next try reads them anew.
+    """
+    raw = workspace.root / load_params(workspace.params).validation.raw
+    before = signature(raw)
+    record = _run_stage(workspace, "validate", force == "validate")
+    if signature(raw) != before:
+        workspace.record("validate").unlink()  # without it the stage counts as not done
+        raise TransientError(f"{workspace.relative(raw)}: changed while it was read; the next try reads it anew")
+    return record
+
+
 suites = _stage_task("suites")
 base = _stage_task("base")
-validate = _stage_task("validate")
 drift = _stage_task("drift")
 prepare = _stage_task("prepare")
 train = _stage_task("train")
@@ -110,12 +128,29 @@ def record(workspace: Workspace) -> None:
     report("record", VersionRecord.read(workspace.record("record")), workspace)
 
 
-def held(workspace: Workspace, decision: GateDecision, dry_run: bool) -> str | None:
-    """The state of a run whose candidate is not to be published now; None if it may be, or is what is published already."""
+@task(name="clean", task_run_name="clean", cache_policy=NO_CACHE)
+def clean(workspace: Workspace) -> None:
+    """Remove what `retention` gives up. The run has its result: what cannot be removed now is, by the next one."""
+    log = get_run_logger()
+    try:
+        for line in tasks.retention.clean(workspace, load_params(workspace.params)):
+            log.info("%s", line)
+    except PipelineError as error:
+        log.warning("%s", error)
+
+
+def held(workspace: Workspace, decision: GateDecision, dry_run: bool) -> State[Any] | None:
+    """The end of a run whose candidate passed and is not to be published now; None if it may be, or is published already."""
     section = load_params(workspace.params).push
     with hub_token(section.registry == "hub"):
         champion = open_registry(section, workspace).champion()
     if champion is not None and champion.digest == decision.candidate_digest:
         return None
-    refused = why_refused(workspace, decision.candidate_digest) is not None
-    return "NotPublished" if dry_run or refused else "AwaitingApproval" if section.require_approval else None
+    passed = f"candidate {decision.candidate_digest[:12]} passed the gate and"
+    if why := why_refused(workspace, decision.candidate_digest, section):
+        return Completed(name="NotPublished", message=f"{passed} was refused: {why}")
+    if dry_run:
+        return Completed(name="NotPublished", message=f"{passed} was not published, since this was a dry run")
+    if section.require_approval:
+        return Completed(name="AwaitingApproval", message=f"{passed} waits for `refit approve` or the deployment `promote`")
+    return None

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 from tasks.champion import current
+from tasks.data_watch import watch_of
 from tasks.drift import current_reference
 from tasks.evaluation_records import ChampionRecord, GateDecision
 from tasks.params import Params
 from tasks.paths import Workspace
-from tasks.publishing_sections import Recording
+from tasks.publishing_sections import Push, Recording
 from tasks.records import DriftReport, VersionRecord
 from tasks.refusals import why_refused
 from tasks.registry import Registry, open_registry
@@ -19,7 +20,8 @@ class Status:
     """`stale`: stages that a run would run; `decision`: the last one, None before the first; `champion`: the published version.
 
     `published` tells that the champion is this candidate, `withdrawn` that this candidate was refused or taken back,
-    `recorded` that the champion is written down wherever params.yaml wants it.
+    `recorded` that the champion is written down wherever params.yaml wants it, `data_wait` that no run has seen the raw data as
+    they are.
     """
 
     stale: list[str]
@@ -28,6 +30,7 @@ class Status:
     published: bool
     withdrawn: bool
     recorded: bool
+    data_wait: bool
 
     @property
     def settled(self) -> bool:
@@ -49,13 +52,14 @@ def read_status(workspace: Workspace, params: Params) -> Status:
         decision=decision,
         champion=pointer.version if pointer else None,
         published=pointer is not None and decision is not None and pointer.digest == decision.candidate_digest,
-        withdrawn=decision is not None and _withdrawn(registry, decision.candidate_digest, workspace),
+        withdrawn=decision is not None and _withdrawn(registry, decision.candidate_digest, workspace, params.push),
+        data_wait="validate" in stale or watch_of(workspace, params.validation.raw, 0, 0).waits(),
         recorded=pointer is None or _recorded(params.record, pointer.version, workspace),
     )
 
 
-def _withdrawn(registry: Registry, digest: str, workspace: Workspace) -> bool:
-    return why_refused(workspace, digest) is not None or registry.withdrawn(digest) is not None
+def _withdrawn(registry: Registry, digest: str, workspace: Workspace, section: Push) -> bool:
+    return why_refused(workspace, digest, section) is not None or registry.withdrawn(digest) is not None
 
 
 def _recorded(section: Recording, version: str, workspace: Workspace) -> bool:

@@ -1,7 +1,12 @@
 """Raw data that changed -> the event `refit.data.changed`, once a version; deployments of `retrain` start a run for it."""
 
+import logging
+import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,34 +14,45 @@ from prefect import State, flow
 from prefect.client.orchestration import get_client
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventIDFilter
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed
 from pydantic import Field
 
+from flows.recovery import restart_crashed
+from tasks.data_source import DataSource
 from tasks.data_watch import Change, DataWatch, watch_of
-from tasks.errors import TransientError
+from tasks.errors import TransientError, WorkspaceBusyError
+from tasks.lease import lease
 from tasks.params import load_params
 from tasks.paths import Workspace
 from tasks.repro import changed_stages
 
 EVENT = "refit.data.changed"
 _ARRIVAL_SECONDS = 20
+_LOOK_SECONDS = 3  # longer than a new automation takes to listen
+_SLOW_LOOK_SECONDS = 60
+_LOG = logging.getLogger("prefect.refit")
 
 
 @flow(name="watch", description=__doc__)
 def watch(
     quiet_seconds: Annotated[float, Field(ge=0)] = 30,
     min_new_rows: Annotated[int, Field(ge=0)] = 0,
+    deployment: str = "retrain/retrain",
     workspace: str = ".",
 ) -> State[Any]:
-    """Look at the raw data once.
+    """Look at the raw data once, and at the runs that crashed.
 
     Args:
         quiet_seconds: Without a change, before a version counts; the next look tells it.
         min_new_rows: A version with fewer rows more than the last one waits for others.
+        deployment: Whose last run starts again if its process died.
         workspace: Folder with params.yaml, dvc.yaml and data/.
     """
-    place = Workspace.find(Path(workspace))
-    change = tell(start_watch(place, quiet_seconds, min_new_rows), load_params(place.params).push.name)
+    found = Watch(Workspace.find(Path(workspace)), quiet_seconds, min_new_rows)
+    found.look_at_runs(deployment)
+    found.refresh()
+    change = found.look()
     return Completed(
         name="Changed" if change else "Unchanged", message=change.summary() if change else "no new version of the data"
     )
@@ -47,38 +63,66 @@ def resource(name: str) -> str:
     return f"refit.data.{name}"
 
 
-def start_watch(place: Workspace, quiet_seconds: float, min_new_rows: int) -> DataWatch:
-    """The watch of a workspace; data that validate has seen as they are count as known."""
-    found = watch_of(place, load_params(place.params).validation.raw, quiet_seconds, min_new_rows)
-    if not found.started:
-        found.start(known=not changed_stages(place, ["validate"]))
-    return found
+class Watch:
+    """Of one workspace and the runs of its model. Data that validate has seen as they are count as known."""
 
+    def __init__(self, place: Workspace, quiet_seconds: float, min_new_rows: int) -> None:
+        params = load_params(place.params)
+        self.folder = place.root / params.validation.raw
+        self._place, self._name = place, params.push.name
+        self._source = DataSource(place, self.folder)
+        self._data: DataWatch = watch_of(place, params.validation.raw, quiet_seconds, min_new_rows)
+        if not self._data.started:
+            self._data.start(known=not changed_stages(place, ["validate"]))
 
-def tell(found: DataWatch, name: str) -> Change | None:
-    """Emit the event of a new version, and forget it only when the server has it.
+    def refresh(self) -> None:
+        """Bring data that DVC keeps up to date, unless a run works, which keeps the data that it began with.
 
-    Raises:
-        TransientError: the server did not take it; the next look tries again with the same id, so that it counts once.
-    """
-    change = found.look()
-    if change is None:
-        return None
-    event_id = uuid.uuid5(uuid.NAMESPACE_URL, f"refit:{name}:{change.key}")
-    payload = {
-        "fingerprint": change.fingerprint,
-        "rows": change.rows,
-        "rows_before": change.rows_before,
-        "files": change.files,
-        "summary": change.summary(),
-    }
-    emit_event(event=EVENT, resource={"prefect.resource.id": resource(name)}, payload=payload, id=event_id)
-    if not _arrived(event_id):
-        raise TransientError(
-            f"{EVENT}: the Prefect server did not take it within {_ARRIVAL_SECONDS} s; the next look tries again"
-        )
-    found.told(change)
-    return change
+        Raises:
+            DataError, TransientError: as `DataSource.refresh`.
+        """
+        if self._source.kept_by_dvc:
+            try:
+                with lease(self._place, "watch", None):
+                    self._source.refresh()
+            except WorkspaceBusyError:
+                return
+
+    def look(self) -> Change | None:
+        """Emit the event of a new version, and forget it only when the server has it.
+
+        Raises:
+            TransientError: the server did not take it; the next look tries again with the same id, so that it counts once.
+        """
+        change = self._data.look()
+        if change is None:
+            return None
+        event_id = uuid.uuid5(uuid.NAMESPACE_URL, f"refit:{self._name}:{change.key}")
+        payload = {
+            "fingerprint": change.fingerprint,
+            "rows": change.rows,
+            "rows_before": change.rows_before,
+            "files": change.files,
+            "summary": change.summary(),
+        }
+        emit_event(event=EVENT, resource={"prefect.resource.id": resource(self._name)}, payload=payload, id=event_id)
+        if not _arrived(event_id):
+            raise TransientError(
+                f"{EVENT}: the Prefect server did not take it within {_ARRIVAL_SECONDS} s; the next look tries again"
+            )
+        self._data.told(change)
+        return change
+
+    def look_at_runs(self, deployment: str) -> None:
+        """Have the last run of a deployment start again if its process died."""
+        with get_client(sync_client=True) as client:
+            try:
+                found = client.read_deployment_by_name(deployment)
+            except ObjectNotFound:
+                _LOG.warning("watch: the server has no deployment %s; correct the parameter deployment", deployment)
+                return
+            if run := restart_crashed(client, found.id):
+                _LOG.warning("%s had crashed; it starts again", run.name)
 
 
 def _arrived(event_id: uuid.UUID) -> bool:
@@ -88,3 +132,46 @@ def _arrived(event_id: uuid.UUID) -> bool:
                 return True
             time.sleep(0.25)
     return False
+
+
+@contextmanager
+def watching(found: Watch, deployment: str) -> Iterator[None]:
+    """Looks on a thread of its own: at the data when the file system tells of a change, and every few seconds since not every one
+    does; at the source of data that DVC keeps and at crashed runs once a minute.
+    """
+    stop = threading.Event()
+
+    def look() -> None:
+        slowly, said = 0.0, ""
+        while not stop.is_set():
+            try:
+                if time.monotonic() >= slowly:
+                    slowly = time.monotonic() + _SLOW_LOOK_SECONDS
+                    found.look_at_runs(deployment)
+                    found.refresh()
+                if change := found.look():
+                    _LOG.info("new data: %s", change.summary())
+                said = ""
+            except Exception as error:  # whatever it is, the next look may do better, and nobody else would look
+                if said != (said := f"watch: {type(error).__name__}: {error}"):
+                    _LOG.warning(said)
+            _wait(found.folder, stop)
+
+    # Prefect keeps in the context which server is meant.
+    thread = threading.Thread(target=copy_context().run, args=(look,), name="watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _wait(folder: Path, stop: threading.Event) -> None:
+    """Until something changes below the folder, or a few seconds."""
+    from watchfiles import watch as changes
+
+    if not folder.is_dir():
+        stop.wait(_LOOK_SECONDS)
+        return
+    next(changes(folder, stop_event=stop, rust_timeout=_LOOK_SECONDS * 1000, yield_on_timeout=True, raise_interrupt=False), None)

@@ -33,7 +33,7 @@ def plan_arrivals(sources: Sequence[Path], folder: Path) -> list[Arrival]:
     if origin := _origin(folder):
         raise DataError(
             f"{folder}: a copy of {origin}, which the next update would replace; put the files there, "
-            f"then run `dvc update {_dvc_file(folder)}`"
+            f"then run `dvc update {dvc_file(folder)}`"
         )
     taken: dict[Path, Path] = {}
     return [_plan(source, folder / source.name, taken) for source in sources]
@@ -73,7 +73,7 @@ def record_version(workspace: Workspace, folder: Path) -> str:
         TransientError: another process holds DVC's lock.
     """
     shown = workspace.relative(folder)
-    if _dvc_file(folder).is_file():
+    if dvc_file(folder).is_file():
         _dvc_add(workspace, folder)
         return f"DVC has the version, {shown}.dvc names it; commit that file, and `dvc push` sends the data to your remote"
     if _git_tracks(folder):
@@ -169,13 +169,14 @@ def _told(revision: str, workspace: Workspace) -> Iterator[None]:
         ) from None
 
 
-def _dvc_file(folder: Path) -> Path:
+def dvc_file(folder: Path) -> Path:
+    """Where DVC writes down which version of the folder this is."""
     return folder.with_name(f"{folder.name}.dvc")
 
 
 def _origin(folder: Path) -> str | None:
     """The place that `dvc import-url` or `dvc import` copied the folder from; None if it is no such copy."""
-    if not (path := _dvc_file(folder)).is_file():
+    if not (path := dvc_file(folder)).is_file():
         return None
     sources = parse_yaml(path.read_text()).get("deps", [])
     return next((str(source["path"]) for source in sources), None)

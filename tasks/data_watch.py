@@ -75,20 +75,24 @@ class DataWatch:
     def start(self, known: bool) -> None:
         """Before the first look ever: whether the data as they lie there were worked on already."""
         fingerprint, rows = (_fingerprint(self._folder), _count_rows(self._folder)) if known else ("", 0)
-        signature, now = _signature(self._folder), self._clock()
-        Seen(signature=signature, changed_at=now, pending=not known, fingerprint=fingerprint, number=0, rows=rows).write(
-            self._state
-        )
+        Seen(
+            signature=signature(self._folder),
+            changed_at=self._clock(),
+            pending=not known,
+            fingerprint=fingerprint,
+            number=0,
+            rows=rows,
+        ).write(self._state)
 
     def look(self) -> Change | None:
         """A version that nobody was told of yet, once it has been quiet; it comes again until `told`."""
-        seen, signature = self._seen(), _signature(self._folder)
-        if signature != seen.signature:
-            seen = self._update(signature=signature, changed_at=self._clock(), pending=True)
+        seen, found = self._seen(), signature(self._folder)
+        if found != seen.signature:
+            seen = self._update(signature=found, changed_at=self._clock(), pending=True)
         if not seen.pending or self._clock() - seen.changed_at < self._quiet:
             return None
         fingerprint, rows = _fingerprint(self._folder), _count_rows(self._folder)
-        if _signature(self._folder) != signature:
+        if signature(self._folder) != found:
             return None  # it changed while it was read: the next look sees that
         if fingerprint == seen.fingerprint or 0 <= rows - seen.rows < self._min_new_rows:
             self._update(pending=False)
@@ -98,6 +102,13 @@ class DataWatch:
     def told(self, change: Change) -> None:
         """The version is known where it must be; only now is it forgotten here, so that a kill in between loses nothing."""
         self._update(fingerprint=change.fingerprint, number=change.number, rows=change.rows)
+
+    def waits(self) -> bool:
+        """Whether there are data that nobody was told of; of a folder that nobody watches it is not known, and False."""
+        if not self.started:
+            return False
+        seen = self._seen()
+        return seen.pending or seen.signature != signature(self._folder)
 
     def _seen(self) -> Seen:
         try:
@@ -114,7 +125,7 @@ def watch_of(workspace: Workspace, raw: str, quiet: float, min_new_rows: int) ->
     return DataWatch(workspace.root / raw, workspace.root / ".cache" / "watch.json", quiet, min_new_rows)
 
 
-def _signature(folder: Path) -> str:
+def signature(folder: Path) -> str:
     """Changes with any name, size or time of modification below the folder."""
     entries = []
     for path in sorted(folder.rglob("*")):

@@ -1,6 +1,8 @@
 """How often the same items have judged a candidate: each verdict tells a little about them, and what is tuned until it passes has
-been fitted to them (Renggli et al. 2019, arXiv 1903.00278: a test set has a shelf life).
+been fitted to them (Renggli et al. 2019, arXiv 1903.00278: a test set has a shelf life). And when they did.
 """
+
+from datetime import UTC, datetime
 
 from tasks.evaluation_records import GateDecision
 from tasks.files import read_jsonl, write_jsonl
@@ -15,8 +17,15 @@ def judged_before(workspace: Workspace, items_sha256: str, candidate_digest: str
 def note(workspace: Workspace, decision: GateDecision) -> None:
     """Add a decision to the log, unless these items have judged this candidate before: the same question tells nothing new."""
     entry = {"items": decision.items_sha256, "candidate": decision.candidate_digest}
-    if entry not in (entries := _entries(workspace)):
-        write_jsonl(workspace.decisions, [*entries, entry])
+    entries = _entries(workspace)
+    if not any(entry.items() <= known.items() for known in entries):
+        write_jsonl(workspace.decisions, [*entries, entry | {"at": datetime.now(UTC).isoformat(timespec="seconds")}])
+
+
+def judged_at(workspace: Workspace, candidate_digest: str) -> datetime | None:
+    """When a candidate was judged by items that had not judged it before, for the last time; None if that is not known."""
+    times = [entry["at"] for entry in _entries(workspace) if entry["candidate"] == candidate_digest and "at" in entry]
+    return datetime.fromisoformat(times[-1]) if times else None
 
 
 def _entries(workspace: Workspace) -> list[dict[str, str]]:

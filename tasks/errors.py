@@ -14,6 +14,7 @@
     ├── RegistryError              a published version is damaged or absent, the disk is full, or a file may not be published
     └── TransientError             the only ones that a retry may cure
         ├── NetworkError           a download, 5xx, 429
+        ├── WorkspaceBusyError     somebody else works in the workspace
         └── StageKilled            the stage's process died by a signal or for want of memory
 
 A message says where, what was found, what was wanted and what to do. All are picklable: a task runner sends them between
@@ -79,6 +80,10 @@ class TransientError(PipelineError):
 
 class NetworkError(TransientError):
     """A server could not be reached or asked for patience."""
+
+
+class WorkspaceBusyError(TransientError):
+    """Somebody else holds the lease of the workspace."""
 
 
 class StageKilled(TransientError):

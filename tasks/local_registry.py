@@ -139,6 +139,19 @@ class LocalRegistry:
                 return champion
             return self._move(target, digest, "rollback", reason)
 
+    def remove(self, version: str) -> None:
+        """Give up the files of a version that is not the champion; its number and its lines of history stay taken.
+
+        Raises:
+            RegistryError: there is no such version, or it is the champion.
+        """
+        with self._locked():
+            champion = self.champion()
+            if champion is not None and champion.version == version:
+                raise RegistryError(f"{self.path}: {version} is the champion; roll back to another version before it is removed")
+            self._manifest(version)
+            os.rename(self._versions / version, self._staging)  # from where it is swept, after a kill by the next one
+
     def fetch(self, version: str, target: Path) -> Manifest:
         manifest = self._manifest(version)
         target.mkdir(parents=True)

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from tasks.errors import ParamsError
 from tasks.evaluation_sections import HYGIENE, REPLY_LOSS, Evaluate, Gate
 from tasks.files import parse_yaml
-from tasks.publishing_sections import Notify, Push, Recording, Timeouts
+from tasks.publishing_sections import Notify, Push, Recording, Retention, Timeouts
 from tasks.sections import (
     Drift,
     FolderBase,
@@ -38,6 +38,7 @@ class Params(Section):
     push: Push
     record: Recording
     notify: Notify
+    retention: Retention
     timeouts: Timeouts
 
     @model_validator(mode="after")

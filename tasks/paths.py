@@ -110,6 +110,11 @@ class Workspace:
         return self.root / ".cache" / "checkpoints"
 
     @property
+    def served(self) -> Path:
+        """Where `refit serve` has its server, while it serves this workspace."""
+        return self.root / ".cache" / "serve.json"
+
+    @property
     def champion_start(self) -> Path:
         """The published model while a training starts from it."""
         return self.root / ".cache" / "start"

@@ -1,4 +1,6 @@
-"""The sections of params.yaml about what comes after the gate and around a run: `push`, `record`, `notify`, `timeouts`."""
+"""The sections of params.yaml about what comes after the gate and around a run: `push`, `record`, `notify`, `retention`,
+`timeouts`.
+"""
 
 from typing import Annotated, Literal, Self
 
@@ -17,6 +19,10 @@ class Push(Section):
     license: str | None = Field(pattern=r"^[a-z0-9.-]+$", description="for the card: an identifier of the Hub; null: says none")
     require_approval: bool = Field(description="a candidate that passed the gate waits for a person: `refit approve`")
 
+    approval_days: Annotated[float, Field(gt=0)] | None = Field(
+        description="after which a candidate waits no longer; null: never"
+    )
+
     @model_validator(mode="after")
     def _hub_has_a_repository(self) -> Self:
         if self.registry == "hub" and self.repo_id is None:
@@ -29,6 +35,15 @@ class Push(Section):
 class Notify(Section):
     blocks: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")], ...] = Field(
         description="notification blocks of the Prefect server, TYPE/NAME, such as slack-webhook/team"
+    )
+
+
+class Retention(Section):
+    versions: Annotated[int, Field(ge=1)] | None = Field(
+        description="local: newest versions that stay, beside the champion and what it is measured by; null: all"
+    )
+    dvc_cache: Literal["all", "used"] = Field(
+        description="used: what neither the workspace nor a commit of its git names is dropped from DVC's cache"
     )
 
 

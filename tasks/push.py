@@ -75,7 +75,7 @@ def push(
     if champion is not None and champion.digest == digest:
         pointer = registry.promote(champion.version, decision.champion_version, reason)
         return _receipt(workspace, registry, decision, pointer.version, pointer.previous)
-    if why := why_refused(workspace, digest):
+    if why := why_refused(workspace, digest, params.push):
         raise NotApprovedError(f"the candidate {digest[:12]} was refused ({why}); train another")
     if params.push.require_approval and not approval:
         raise NotApprovedError(

@@ -1,11 +1,13 @@
-"""Candidates that passed the gate and that a person refused: nothing publishes them any more."""
+"""Candidates that passed the gate and that a person refused, or did not approve in time: nothing publishes them any more."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from tasks.decision_log import judged_at
 from tasks.errors import NotApprovedError
 from tasks.evaluation_records import GateDecision
 from tasks.files import read_jsonl, write_jsonl
 from tasks.paths import Workspace
+from tasks.publishing_sections import Push
 
 
 def waiting(workspace: Workspace, candidate: str) -> GateDecision:
@@ -33,9 +35,16 @@ def refuse(workspace: Workspace, decision: GateDecision, reason: str) -> None:
     write_jsonl(workspace.refusals, [*_entries(workspace), entry])
 
 
-def why_refused(workspace: Workspace, digest: str) -> str | None:
-    """Why a person refused this model; None if nobody did."""
-    return next((entry["reason"] for entry in _entries(workspace) if entry["candidate"] == digest), None)
+def why_refused(workspace: Workspace, digest: str, section: Push, now: datetime | None = None) -> str | None:
+    """Why this model is not to be published, since a person refused it or nobody approved it in time; None if it may be."""
+    if reason := next((entry["reason"] for entry in _entries(workspace) if entry["candidate"] == digest), None):
+        return reason
+    judged = judged_at(workspace, digest)
+    if not section.require_approval or section.approval_days is None or judged is None:
+        return None
+    if (now or datetime.now(UTC)) - judged <= timedelta(days=section.approval_days):
+        return None
+    return f"nobody approved it within {section.approval_days:g} days of {judged:%Y-%m-%d}, push.approval_days"
 
 
 def _entries(workspace: Workspace) -> list[dict[str, str]]:

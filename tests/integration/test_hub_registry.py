@@ -173,7 +173,7 @@ def test_a_staging_branch_that_goes_while_it_is_filled_is_a_matter_of_the_moment
         return None
 
     hub.fault = fault
-    with pytest.raises(NetworkError, match="404 Invalid rev id: refit-staging-.*; it went meanwhile"):
+    with pytest.raises(NetworkError, match=r"404 Invalid rev id: refit-staging-.*; it went meanwhile"):
         publish(registry, tmp_path, "one")
     assert registry.champion() is None
     assert publish(registry, tmp_path, "one").version == "v1"

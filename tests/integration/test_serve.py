@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from flows.recovery import DEAD_SECONDS
 from tasks.paths import Workspace
 from tasks.records import TrainedModel, ValidationReport
 from tests.conftest import edit_params
@@ -58,9 +59,12 @@ def test_one_deployment_has_all_ways_in(service: Service, cron: str) -> None:
     (schedule,) = retrain["schedules"]
     assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == (cron, ZONE)
     assert retrain["global_concurrency_limit"]["limit"] == 1
-    (automation,) = service.read("automations")
-    assert automation["trigger"]["expect"] == ["refit.data.changed"]
-    assert automation["actions"][0]["deployment_id"] == retrain["id"]
+    automations = {each["trigger"]["posture"]: each for each in service.read("automations")}
+    assert automations["Reactive"]["trigger"]["expect"] == ["refit.data.changed"]
+    assert automations["Reactive"]["actions"][0]["deployment_id"] == retrain["id"]
+    dead = automations["Proactive"]
+    assert f"prefect.deployment.{retrain['id']}" in dead["trigger"]["match_related"]["prefect.resource.id"]
+    assert (dead["trigger"]["within"], dead["actions"][0]["state"]) == (DEAD_SECONDS, "CRASHED")
 
 
 def test_the_clock_starts_a_run(service: Service, cron: str) -> None:
@@ -192,7 +196,7 @@ def test_on_postgresql_by_one_setting(first: Step, tmp_path: Path) -> None:
             service.stop()
             service.start()
             assert service.ended(ended.id).state.name == "Unchanged"
-            assert len(service.read("automations")) == 1
+            assert len(service.read("automations")) == 2
         assert database.ask("select name from flow_run where state_type = 'COMPLETED'") == ended.name
         assert int(database.ask("select count(*) from flow_run where state_type = 'SCHEDULED'")) >= 1, (
             "the clock's runs are there"

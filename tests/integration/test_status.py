@@ -38,7 +38,14 @@ def test_status_asks_dvc_itself_and_never_loads_prefect(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
-    assert told == {"stale": list(STAGES), "decision": None, "champion": None, "candidate_is_champion": False}
+    assert told == {
+        "stale": list(STAGES),
+        "decision": None,
+        "champion": None,
+        "candidate_is_champion": False,
+        "data_wait": True,
+        "server": None,
+    }
     without, broken, last = done.stderr.splitlines()
     assert json.loads(last) == {"codes": [0, 2, 2], "loaded": []}
     assert f"{tmp_path / 'without'}: DVC does not know this folder; run `dvc init" in without

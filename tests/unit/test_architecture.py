@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 # another, so that each can be run, replaced and understood alone.
 COMMON = {
     "errors",
+    "lease",
     "files",
     "paths",
     "sections",
@@ -57,6 +58,7 @@ PURE = {
     "data_check",
     "data_profile",
     "data_watch",
+    "data_source",
     "data_versions",
     "dataset_card",
     "decision_log",
@@ -89,6 +91,7 @@ PURE = {
     "registry",
     "repro",
     "reproduce",
+    "retention",
     "row_diff",
     "row_rules",
     "scorer_files",

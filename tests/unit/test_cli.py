@@ -145,10 +145,22 @@ def test_the_status_is_told_as_text_and_as_json(
     settled.append("train")
     assert cli.main(["status"]) == 0
     lines = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines() if not line.startswith("last"))
-    assert lines == dict.fromkeys(STAGES, "up to date") | {"train": "to run", "champion": "none yet"}
+    assert lines == dict.fromkeys(STAGES, "up to date") | {
+        "train": "to run",
+        "champion": "none yet",
+        "data": "as the last run saw them",
+        "server": "none known: set PREFECT_API_URL, or `refit serve`",
+    }
     assert cli.main(["status", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told == {"stale": ["train"], "decision": "FAIL", "champion": None, "candidate_is_champion": False}
+    assert told == {
+        "stale": ["train"],
+        "decision": "FAIL",
+        "champion": None,
+        "candidate_is_champion": False,
+        "data_wait": False,
+        "server": None,
+    }
 
 
 class Runs(list[Workspace]):

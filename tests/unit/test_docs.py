@@ -59,6 +59,7 @@ def test_readme_names_every_module_stage_and_section() -> None:
         "push",
         "record",
         "notify",
+        "retention",
         "timeouts",
     }
 

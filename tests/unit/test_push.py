@@ -2,17 +2,20 @@
 
 import json
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from tasks.decision_log import judged_at, note
 from tasks.errors import NotApprovedError, PipelineError, RegistryError, StageInputError, StaleChampionError
 from tasks.evaluation_records import GateDecision, RuleResult, Verdict
-from tasks.files import parse_yaml, tree_digest
+from tasks.files import parse_yaml, tree_digest, write_jsonl
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.push import push
 from tasks.records import PushReceipt
+from tasks.refusals import why_refused
 from tasks.registry import Registry, open_registry
 from tests.unit.publishing import approve, make_workspace, snapshot, write_model
 
@@ -209,6 +212,25 @@ def test_what_waits_for_approval_is_published_with_one_only(tmp_path: Path) -> N
     moves = (workspace.root / params.push.path / "history.jsonl").read_text().splitlines()
     assert [json.loads(move)["reason"] for move in moves] == ["seen by me"]
     assert not push(registry, workspace, params).published, "once published, nothing waits"
+
+
+def test_what_nobody_approved_in_time_waits_no_longer(tmp_path: Path) -> None:
+    workspace, params = make_workspace(tmp_path / "workspace")
+    section = params.push.model_copy(update={"require_approval": True, "approval_days": 2.0})
+    registry = open_registry(section, workspace)
+    digest = approve(workspace, b"one", None)
+    note(workspace, GateDecision.read(workspace.record("gate")))
+    judged = judged_at(workspace, digest)
+    assert judged is not None
+    assert why_refused(workspace, digest, section, judged + timedelta(days=2)) is None
+    why = f"nobody approved it within 2 days of {judged:%Y-%m-%d}, push.approval_days"
+    assert why_refused(workspace, digest, section, judged + timedelta(days=2, seconds=1)) == why
+    write_jsonl(workspace.decisions, [{"items": "", "candidate": digest, "at": (judged - timedelta(days=3)).isoformat()}])
+    with pytest.raises(NotApprovedError, match=r"was refused \(nobody approved it within 2 days"):
+        push(registry, workspace, params.model_copy(update={"push": section}), "too late")
+    assert registry.versions() == []
+    later = section.model_copy(update={"approval_days": 4.0})
+    assert push(registry, workspace, params.model_copy(update={"push": later}), "in time").published
 
 
 def failed(workspace: Workspace, rule: str) -> str:

@@ -98,6 +98,20 @@ def test_staged_version_is_found_by_digest_and_only_the_pointer_moves(registry: 
     assert registry.versions() == ["v1", "v2"]
 
 
+def test_a_version_is_removed_whole_and_its_number_stays_taken(registry: LocalRegistry) -> None:
+    for name in ("one", "two"):
+        publish(registry, name)
+    registry.remove("v1")
+    assert registry.versions() == ["v2"]
+    assert sorted(path.name for path in registry.path.iterdir()) == [".lock", "champion.json", "history.jsonl", "versions"]
+    assert [move.version for move in registry.history()] == ["v1", "v2"]
+    assert publish(registry, "one").version == "v3", "the same bytes as v1, as a new version"
+    with pytest.raises(RegistryError, match="v3 is the champion; roll back"):
+        registry.remove("v3")
+    with pytest.raises(RegistryError, match="no version v1"):
+        registry.remove("v1")
+
+
 def test_stale_champion_is_refused_and_leaves_nothing(registry: LocalRegistry) -> None:
     publish(registry, "one")
     before = snapshot(registry.path)

@@ -1,0 +1,74 @@
+"""For a team's Prefect server: deployments/prefect.yaml, with the work pool that it names and the automation that it cannot."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
+
+from flows.recovery import ensure_automation
+from tasks.errors import InputError, PipelineError
+from tasks.params import load_params, read_yaml
+from tasks.paths import Workspace
+
+
+def deploy(workspace: Workspace, file: Path) -> list[str]:
+    """Deploy all of `file`; again after every change of it, which registers nothing twice.
+
+    Returns:
+        The names of the deployments, FLOW/NAME.
+
+    Raises:
+        InputError: no server is set, or the file has no deployments.
+        PipelineError: Prefect refused them; its own words.
+    """
+    if not PREFECT_API_URL.value():
+        raise InputError("PREFECT_API_URL is not set, so there is no server to deploy to; on one machine `refit serve` is enough")
+    found = _deployments(file)
+    with get_client(sync_client=True) as client:
+        for pool in sorted({each["work_pool"]["name"] for each in found}):
+            _ensure_pool(client, pool)
+        _prefect_deploy(workspace, file)
+        named = {each["name"]: client.read_deployment_by_name(f"{_flow(each)}/{each['name']}").id for each in found}
+        params = load_params(workspace.params)
+        ensure_automation(client, params.push.name, list(named.values()), params.notify.blocks)
+    return [f"{_flow(each)}/{each['name']}" for each in found]
+
+
+def _deployments(file: Path) -> list[dict[str, Any]]:
+    found = read_yaml(file).get("deployments") or []
+    if faulty := [each for each in found if not {"name", "entrypoint", "work_pool"} <= set(each)]:
+        raise InputError(f"{file}: {faulty[0].get('name', 'a deployment')} lacks its name, entrypoint or work_pool")
+    if not found:
+        raise InputError(f"{file}: no deployments; take the file of this project as a start")
+    return list(found)
+
+
+def _flow(deployment: dict[str, Any]) -> str:
+    return str(deployment["entrypoint"].rpartition(":")[2])
+
+
+def _ensure_pool(client: SyncPrefectClient, name: str) -> None:
+    """A process pool; one of another type is made before by whoever wants it."""
+    try:
+        client.read_work_pool(name)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+
+
+def _prefect_deploy(workspace: Workspace, file: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)],
+        cwd=workspace.root,  # which entrypoints are relative to
+        env={"REFIT_WORKSPACE": str(workspace.root), **os.environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise PipelineError(f"{file}: `prefect deploy` refused it: {done.stderr.strip() or done.stdout.strip()[-500:]}")

@@ -1,0 +1,120 @@
+"""Runs whose process died: the server sees them dead by their missing heartbeats, and they start again where they were."""
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+)
+from prefect.client.schemas.filters import FlowRunFilterStateType as StateTypeFilter
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.events import AutomationCore, EventTrigger, Posture, ResourceSpecification
+from prefect.events.actions import ChangeFlowRunState, SendNotification
+from prefect.exceptions import ObjectNotFound
+from prefect.states import AwaitingRetry
+from prefect.types import DateTime
+
+HEARTBEAT_SECONDS = 30
+"""Prefect's shortest; its default is 180."""
+DEAD_SECONDS = 150
+"""Of silence, before a run counts as dead: four heartbeats may be lost, as when a server is restarted."""
+_CRASHES = 3
+"""After so many a run stays as it is: what kills it would kill it again."""
+_LOG = logging.getLogger("prefect.refit")
+
+
+def ensure_automation(client: SyncPrefectClient, name: str, deployments: Sequence[UUID], blocks: Sequence[str]) -> None:
+    """Have the server mark the runs of these deployments as crashed once they give no sign of life, and say so in `blocks`.
+
+    Any event of a run counts as one: a list of the states in which it may end would lack those with names of our own. For a run
+    that ended just before its last heartbeat came in nothing changes, as the server refuses to make it a crashed one.
+    """
+    ids = [f"prefect.deployment.{deployment}" for deployment in deployments]
+    title = f"{name}: runs without a sign of life have crashed"
+    message = f"no sign of life for {DEAD_SECONDS} s"
+    told = [
+        SendNotification(block_document_id=block, subject=f"{name}: Crashed", body=f"{{{{ flow_run.name }}}}: {message}")
+        for block in _block_ids(client, blocks)
+    ]
+    automation = AutomationCore(
+        name=title,
+        description=f"A worker or machine was lost. Heartbeats come every {HEARTBEAT_SECONDS} s.",
+        trigger=EventTrigger(
+            match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+            match_related=ResourceSpecification({"prefect.resource.role": "deployment", "prefect.resource.id": ids}),
+            for_each={"prefect.resource.id"},
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.*"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=DEAD_SECONDS),
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message), *told],
+    )
+    if found := client.read_automations_by_name(title):
+        client.update_automation(found[0].id, automation)
+    else:
+        client.create_automation(automation)
+
+
+def _block_ids(client: SyncPrefectClient, blocks: Sequence[str]) -> list[UUID]:
+    found = []
+    for block in blocks:
+        kind, _, name = block.partition("/")
+        try:
+            found.append(client.read_block_document_by_name(name, kind).id)
+        except ObjectNotFound:
+            _LOG.warning("notify.blocks: the server has no block %s; make it in the dashboard, then start this again", block)
+    return found
+
+
+def restart_crashed(client: SyncPrefectClient, deployment: UUID) -> FlowRun | None:
+    """Start the last run again if it crashed and nothing came after it: its training goes on from the last checkpoint.
+
+    Returns:
+        The run, None if there is nothing to start again.
+    """
+    last = runs_of(client, deployment, list(TERMINAL_STATES), FlowRunSort.END_TIME_DESC, limit=1)
+    if not last or last[0].state_type != StateType.CRASHED or _under_way(client, deployment):
+        return None
+    run = last[0]
+    crashes = sum(state.type == StateType.CRASHED for state in client.read_flow_run_states(run.id))
+    if crashes >= _CRASHES:
+        return None
+    restart(client, run, f"crashed {crashes} times; it goes on where it was")
+    return run
+
+
+def restart(client: SyncPrefectClient, run: FlowRun, why: str) -> None:
+    """Have the same run, with its parameters, start again."""
+    client.set_flow_run_state(run.id, AwaitingRetry(message=why), force=True)
+
+
+def runs_of(
+    client: SyncPrefectClient,
+    deployment: UUID,
+    states: Sequence[StateType],
+    sort: FlowRunSort = FlowRunSort.EXPECTED_START_TIME_ASC,
+    limit: int | None = None,
+) -> list[FlowRun]:
+    """Runs of a deployment that are in one of these states."""
+    return client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=StateTypeFilter(any_=list(states)))),
+        sort=sort,
+        limit=limit,
+    )
+
+
+def _under_way(client: SyncPrefectClient, deployment: UUID) -> bool:
+    """Whether a run works, or waits for its turn."""
+    alive = runs_of(client, deployment, [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING], limit=1)
+    due = runs_of(client, deployment, [StateType.SCHEDULED], limit=1)
+    return bool(alive) or any((run.expected_start_time or DateTime.now("UTC")) <= DateTime.now("UTC") for run in due)
