@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tasks.paths import Workspace
-from tests.integration.running import Step, execute
+from tests.integration.running import REFIT, Step, execute
 
 REPO = Path(__file__).parents[2]
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
-DEPLOY = [*PREFECT, "deploy", "--all", "--prefect-file", str(REPO / "deployments" / "prefect.yaml")]
+DEPLOY = [*REFIT, "deploy", "--file", str(REPO / "deployments" / "prefect.yaml")]
 RUN_SECONDS = 240
 
 
@@ -24,9 +24,9 @@ def deployed(first: Step, server: str, tmp_path_factory: pytest.TempPathFactory)
     """A workspace with everything deployed, twice, and a worker that polls often."""
     workspace = Workspace(Path(shutil.copytree(first.left.root, tmp_path_factory.mktemp("deployed") / "workspace")))
     env = {"PREFECT_API_URL": server, "REFIT_WORKSPACE": str(workspace.root), "PREFECT_WORKER_QUERY_SECONDS": "1"}
-    for command in ([*PREFECT, "work-pool", "create", "refit", "--type", "process"], DEPLOY, DEPLOY):
-        done = execute(workspace, command, env=env)
-        assert done.returncode == 0, done.stdout + done.stderr
+    for _ in range(2):
+        done = execute(workspace, DEPLOY, env=env)
+        assert (done.returncode, done.stdout) == (0, "deployed: retrain/retrain, watch/watch, promote/promote\n"), done.stderr
     worker = subprocess.Popen(
         [*PREFECT, "worker", "start", "--pool", "refit"],
         cwd=workspace.root.parent,
@@ -50,7 +50,8 @@ def test_everything_is_deployed_once(deployed: tuple[Workspace, dict[str, str]],
     (schedule,) = found["retrain"].schedules
     assert schedule.schedule.model_dump(include={"cron", "timezone"}) == {"cron": "0 3 * * *", "timezone": "UTC"}
     assert len(found["watch"].schedules) == 1
-    assert automations == ["retrain when data change"]
+    dead = "quillmere-support: runs without a sign of life have crashed"
+    assert sorted(automations) == [dead, "retrain when data change"]
 
 
 def test_a_worker_runs_it_in_the_workspace(deployed: tuple[Workspace, dict[str, str]]) -> None:
