@@ -8,10 +8,13 @@ import pytest
 from dvc.cli import main
 from dvc.dependency.base import Dependency
 
+from flows import stages
 from tasks.data_source import DataSource
 from tasks.data_watch import watch_of
 from tasks.errors import DataError, TransientError
+from tasks.files import write_json
 from tasks.paths import Workspace
+from tests.conftest import REPO
 
 ROW = '{"messages": []}\n'
 
@@ -122,3 +125,24 @@ def test_a_version_that_neither_cache_nor_remote_has_is_told(place: Workspace, t
     with pytest.raises(DataError, match="data/raw: DVC cannot bring it up to date: "):
         DataSource(place, place.data / "raw").refresh()
     assert rows_of(place) == {"a.jsonl": 2}
+
+
+def test_data_that_change_while_they_are_read_are_read_again(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC notes which data a stage was given after it ended: without its record the stage counts as not done."""
+    raw = place.data / "raw"
+    raw.mkdir()
+    shutil.copy(REPO / "params.yaml", place.params)
+    changes = iter([True, False])
+
+    def run(workspace: Workspace, stage: str, forced: bool) -> str:
+        write_json(workspace.record(stage), {})
+        if next(changes):
+            (raw / "late.jsonl").write_text(ROW)
+        return "read"
+
+    monkeypatch.setattr(stages, "_run_stage", run)
+    with pytest.raises(TransientError, match="data/raw: changed while it was read; the next try reads it anew"):
+        stages.validate.fn(place)
+    assert not place.record("validate").exists()
+    stages.validate.fn(place)
+    assert place.record("validate").exists()
