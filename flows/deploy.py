@@ -34,10 +34,11 @@ def deploy(workspace: Workspace, file: Path) -> list[str]:
         for pool in sorted({each["work_pool"]["name"] for each in found}):
             _ensure_pool(client, pool)
         _prefect_deploy(workspace, file)
-        named = {each["name"]: client.read_deployment_by_name(f"{_flow(each)}/{each['name']}").id for each in found}
+        names = [f"{each['entrypoint'].rpartition(':')[2]}/{each['name']}" for each in found]
         params = load_params(workspace.params)
-        ensure_automation(client, params.push.name, list(named.values()), params.notify.blocks)
-    return [f"{_flow(each)}/{each['name']}" for each in found]
+        ids = [client.read_deployment_by_name(name).id for name in names]
+        ensure_automation(client, params.push.name, ids, params.notify.blocks)
+    return names
 
 
 def _deployments(file: Path) -> list[dict[str, Any]]:
@@ -47,10 +48,6 @@ def _deployments(file: Path) -> list[dict[str, Any]]:
     if not found:
         raise InputError(f"{file}: no deployments; take the file of this project as a start")
     return list(found)
-
-
-def _flow(deployment: dict[str, Any]) -> str:
-    return str(deployment["entrypoint"].rpartition(":")[2])
 
 
 def _ensure_pool(client: SyncPrefectClient, name: str) -> None:
