@@ -59,13 +59,18 @@ class Service:
         self.stop()
 
     def start(self) -> None:
-        """Start, and wait until both deployments are there."""
+        """Start, and wait until the service has said where it is: all it registers is there by then."""
         command = [sys.executable, "-m", "flows.cli", "serve", *self._options]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.workspace.root, env=self._env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        self.until(lambda: len(self.read("deployments")) == 2, "its deployments")
+        self.until(self._is_announced, "the service")
+
+    def _is_announced(self) -> bool:
+        """By this process: one that was killed leaves its file."""
+        served = self.workspace.served
+        return served.exists() and json.loads(served.read_text())["pid"] == self.process.pid
 
     def stop(self) -> None:
         """As a service manager does it."""
