@@ -38,13 +38,17 @@ LENIENT_GATE = {
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of `build_tiny_base`."""
+    return build_tiny_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+def build_tiny_base(folder: Path) -> Path:
     """A Llama of about 0.2 million random parameters with a byte-level tokenizer and ChatML, as a local base model."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("tiny") / "base"
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

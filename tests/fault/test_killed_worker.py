@@ -1,0 +1,125 @@
+"""SIGKILL to a worker of a team's server and to its run, as when a machine is lost: another worker finishes the run."""
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count, takewhile
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+from flows.recovery import DEAD_SECONDS, HEARTBEAT_SECONDS
+from tasks.paths import Workspace
+from tests.conftest import REPO, MakeWorkspace
+from tests.serving import processes
+
+Found = TypeVar("Found")
+SECONDS = 240
+LATE_SECONDS = 60  # of a server that looks at its automations now and then, on a busy machine
+PAGE = 200  # as many lines as the server gives at once
+
+
+def execute(workspace: Workspace, env: Mapping[str, str], *words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=workspace.root, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Worker:
+    """Of the pool of deployments/prefect.yaml."""
+
+    def __init__(self, workspace: Workspace, env: Mapping[str, str], log: Path) -> None:
+        self._workspace, self._log = workspace, log
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", "refit"]
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(command, cwd=workspace.root, env=env, stdout=output, stderr=subprocess.STDOUT)
+
+    def until(self, look: Callable[[], Found], what: str) -> Found:
+        """The first true value of `look`, while the worker lives."""
+        for _ in range(SECONDS * 2):
+            if found := look():
+                return found
+            try:
+                self._process.wait(0.5)
+            except subprocess.TimeoutExpired:
+                continue
+            break
+        raise AssertionError(f"{what} did not come:\n{self._log.read_text(errors='replace')}")
+
+    def lose(self) -> None:
+        """Kill it, and its runs."""
+        self._process.kill()
+        for run in processes(self._workspace, b"-m", b"prefect.engine"):
+            os.kill(run, signal.SIGKILL)
+        self._process.wait()
+
+
+@contextmanager
+def worker(workspace: Workspace, env: Mapping[str, str], log: Path) -> Iterator[Worker]:
+    found = Worker(workspace, env, log)
+    try:
+        yield found
+    finally:
+        found.lose()
+
+
+def logged(client: Any, run: UUID) -> str:
+    """What the run has logged to the server."""
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+
+    of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run]))
+    pages = takewhile(bool, (client.read_logs(of_run, PAGE, start) for start in count(0, PAGE)))
+    return "\n".join(line.message for page in pages for line in page)
+
+
+def test_a_run_of_a_lost_worker_is_seen_dead_and_finished_by_another(
+    make_workspace: MakeWorkspace, tmp_path: Path, prefect_home: Path
+) -> None:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import TERMINAL_STATES
+
+    from flows.server import server
+
+    workspace = make_workspace(**{"train.max_steps": 700, "train.eval_steps": 50, "train.learning_rate": 0.001})
+    execute(workspace, os.environ, "dvc", "repro", "validate")  # so that the watch knows the data, and starts no run for them
+    with server() as address, SyncPrefectClient(f"{address}/api") as client:
+        env = os.environ | {
+            "PREFECT_API_URL": f"{address}/api",
+            "REFIT_WORKSPACE": str(workspace.root),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+        }
+        execute(workspace, env, "flows.cli", "deploy", "--file", str(REPO / "deployments" / "prefect.yaml"))
+        deployment = client.read_deployment_by_name("retrain/retrain").id
+        run = client.create_flow_run_from_deployment(deployment, parameters={"reason": "by hand"}).id
+
+        with worker(workspace, env, tmp_path / "first.log") as lost:
+            lost.until(lambda: re.search(r"step \d\d/700 loss", logged(client, run)), "the training")
+            (training,) = (os.pidfd_open(number) for number in processes(workspace, b"-m", b"tasks.train"))
+            lost.lose()
+            killed = time.time()
+        ended, _, _ = select.select([training], [], [], 60)
+        os.close(training)
+        assert ended, "the training went on a minute after its run had died"
+        assert client.read_flow_run(run).state_type == "RUNNING", "nobody has told the server"
+
+        with worker(workspace, env, tmp_path / "second.log") as other:
+            dead = other.until(lambda: crashes(client, run), "the crash")
+            silence = dead[0].timestamp.timestamp() - killed
+            assert DEAD_SECONDS - HEARTBEAT_SECONDS <= silence <= DEAD_SECONDS + LATE_SECONDS
+            other.until(lambda: client.read_flow_run(run).run_count == 2, "the second start")
+            other.until(lambda: client.read_flow_run(run).state_type in TERMINAL_STATES, "the end of the run")
+        last: Any = client.read_flow_run(run)
+        assert (last.state_type, last.state.name, last.run_count) == ("COMPLETED", "Published", 2), logged(client, run)
+        assert "resumed from checkpoint-" in logged(client, run)
+        assert len(crashes(client, run)) == 1
+
+
+def crashes(client: Any, run: UUID) -> list[Any]:
+    return [state for state in client.read_flow_run_states(run) if state.type == "CRASHED"]
