@@ -79,12 +79,13 @@ class Watch:
         """Bring data that DVC keeps up to date, unless a run works, which keeps the data that it began with.
 
         Raises:
-            DataError, TransientError: as `DataSource.refresh`.
+            InputError, TransientError: as `DataSource.refresh`.
         """
         if self._source.kept_by_dvc:
             try:
                 with lease(self._place, "watch", None):
-                    self._source.refresh()
+                    if self._source.refresh():
+                        _LOG.info("%s was brought up to date", self._place.relative(self.folder))
             except WorkspaceBusyError:
                 return
 

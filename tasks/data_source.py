@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.data_versions import dvc_file
-from tasks.errors import DataError, PipelineError, TransientError
+from tasks.dvc_repo import dvc_repo
+from tasks.errors import DataError, PipelineError, TransientError, one_line
 from tasks.files import sha256_file
 from tasks.paths import Workspace
 
@@ -34,12 +35,10 @@ class DataSource:
         """Whether the folder was changed.
 
         Raises:
-            DataError: the source is gone, or the folder has changes that no version has; it is left as it is.
+            InputError: the source is gone, or the folder has changes that no version has; it is left as it is.
             TransientError: the source cannot be had now, or another process holds DVC's lock.
         """
-        from dvc.repo import Repo
-
-        with self._told(), Repo(str(self._workspace.root)) as repo:
+        with self._opened() as repo:
             (found,) = repo.stage.collect_granular(str(self._file))
             return self._update(repo, found.stage) if found.stage.is_import else self._check_out(repo)
 
@@ -73,23 +72,14 @@ class DataSource:
         return self._workspace.relative(self._folder)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """DVC's own errors as one line that says what to do."""
-        from dvc.exceptions import DvcException
-        from dvc.lock import LockError
-
+    def _opened(self) -> Iterator["Repo"]:
+        again = f"`dvc add {self._shown}` keeps what lies there as a version, or `dvc pull --force {self._shown}.dvc` replaces it"
         try:
-            yield
+            with dvc_repo(self._workspace, f"bring {self._shown} up to date", again) as repo:
+                yield repo
         except PipelineError:
             raise
-        except LockError:
-            raise TransientError(f"{self._workspace.root}: another process holds DVC's lock; the next look tries again") from None
-        except DvcException as error:
-            raise DataError(
-                f"{self._shown}: DVC cannot bring it up to date: {' '.join(str(error).split())}; `dvc add {self._shown}` keeps "
-                f"what lies there as a version, `dvc pull --force {self._shown}.dvc` replaces it"
-            ) from None
         except Exception as error:  # each kind of remote raises what its own library has
             raise TransientError(
-                f"{self._shown}: cannot be brought up to date now: {type(error).__name__}: {' '.join(str(error).split())}"
+                f"{self._shown}: cannot be brought up to date now: {type(error).__name__}: {one_line(error)}"
             ) from error

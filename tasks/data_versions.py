@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from tasks.errors import DataError, InputError, TransientError
+from tasks.dvc_repo import dvc_repo
+from tasks.errors import DataError, InputError, one_line
 from tasks.files import copy_atomic, parse_yaml, sha256_file
 from tasks.paths import Workspace
 from tasks.readers import KINDS, find_raw_files, is_raw_file, read_rows
@@ -82,19 +83,10 @@ def record_version(workspace: Workspace, folder: Path) -> str:
 
 
 def _dvc_add(workspace: Workspace, folder: Path) -> None:
-    from dvc.exceptions import DvcException
-    from dvc.lock import LockError
-    from dvc.repo import Repo
-
-    again = f"the files lie in {folder}; `dvc add {workspace.relative(folder)}` records them"
-    try:
-        with Repo(str(workspace.root)) as repo:
-            repo.scm_context.quiet = True  # its advice for git would stand in the middle of our standard output
-            repo.add(str(folder))
-    except LockError:
-        raise TransientError(f"{workspace.root}: another process holds DVC's lock; {again} when that has ended") from None
-    except DvcException as error:
-        raise InputError(f"{workspace.root}: DVC did not take the new version: {_line(error)}; {again}") from None
+    again = f"`dvc add {workspace.relative(folder)}` records the files that lie in {folder}"
+    with dvc_repo(workspace, "take the new version", again) as repo:
+        repo.scm_context.quiet = True  # its advice for git would stand in the middle of our standard output
+        repo.add(str(folder))
 
 
 def read_version(named: str | None, section: Validate, workspace: Workspace) -> list[FileRows]:
@@ -163,8 +155,9 @@ def _told(revision: str, workspace: Workspace) -> Iterator[None]:
     except NotDvcRepoError:
         raise InputError(f"{workspace.root}: DVC does not know this folder; run `dvc init` there") from None
     except Exception as error:  # each kind of remote raises what its own library has
+        said = one_line(error.__cause__ or error)
         raise DataError(
-            f"{revision}: its data are neither in DVC's cache nor to be had from its remote ({_line(error.__cause__ or error)}); "
+            f"{revision}: its data are neither in DVC's cache nor to be had from its remote ({said}); "
             "run `dvc push --all-commits` where they lie, and set that remote here (`dvc remote list`)"
         ) from None
 
@@ -188,7 +181,3 @@ def _git_tracks(folder: Path) -> bool:
     except FileNotFoundError:
         return False  # no git here, as in a slim container image
     return listed.returncode == 0 and bool(listed.stdout)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())

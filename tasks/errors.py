@@ -22,6 +22,11 @@ processes.
 """
 
 
+def one_line(error: object) -> str:
+    """What a library said, for the middle of a message."""
+    return " ".join(str(error).split())
+
+
 class PipelineError(Exception):
     """Base of every error that is reported in one line, without a traceback."""
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from tasks.errors import DataError, NetworkError
+from tasks.errors import DataError, NetworkError, one_line
 from tasks.evaluation_records import SuiteTask
 from tasks.evaluation_sections import EvalTask, Evaluate
 from tasks.normalisation import normalise
@@ -198,7 +198,7 @@ def _syntax_faults(folder: Path) -> list[str]:
         try:
             deque(yaml.parse(path.read_text(encoding="utf-8")), maxlen=0)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            faults.append(f"{path}: not YAML: {' '.join(str(error).split())}")
+            faults.append(f"{path}: not YAML: {one_line(error)}")
     return faults
 
 

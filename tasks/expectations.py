@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.accepted import FEATURES
-from tasks.errors import DataError
+from tasks.errors import DataError, one_line
 from tasks.files import read_data_yaml, write_atomic
 from tasks.guidelines import Policy
 from tasks.records import ExpectationResult
@@ -63,7 +63,7 @@ def _expectation(entry: Any) -> Any:
     except ExpectationNotFoundError:
         return f"{entry['type']}: Great Expectations has no such expectation"
     except (ValueError, TypeError) as error:
-        return f"{entry['type']}: {' '.join(str(error).split())}"
+        return f"{entry['type']}: {one_line(error)}"
 
 
 def _quiet() -> None:

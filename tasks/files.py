@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tasks.errors import DataError, StageInputError
+from tasks.errors import DataError, StageInputError, one_line
 
 # What a model folder of one shard may hold: no pickles, no code.
 MODEL_FILES = (
@@ -49,7 +49,7 @@ def read_data_yaml(path: Path, named: str) -> Any:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; params.yaml names it as {named}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path}: not YAML: {one_line(error)}") from None
 
 
 def sha256_file(path: Path) -> str:

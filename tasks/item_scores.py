@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tasks.errors import StageInputError
+from tasks.errors import StageInputError, one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,7 +82,7 @@ def read_scores(path: Path) -> Scores:
     except FileNotFoundError:
         raise StageInputError(f"{path}: missing; {again}") from None
     except (OSError, ValueError) as error:
-        raise StageInputError(f"{path}: not a Parquet file ({' '.join(str(error).split())}); {again}") from None
+        raise StageInputError(f"{path}: not a Parquet file ({one_line(error)}); {again}") from None
     if missing := [name for name in COLUMNS if name not in rows.columns]:
         raise StageInputError(f"{path}: lacks the columns {', '.join(missing)}; {again}")
     if rows[[*TEXT_COLUMNS, "higher_is_better"]].isna().any(axis=None):

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import EvalError, NetworkError
+from tasks.errors import EvalError, NetworkError, one_line
 from tasks.evaluation_sections import JudgeScorer
 from tasks.scorers import Doc
 
@@ -119,7 +119,7 @@ class _Server:
             except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError) as error:
                 raise EvalError(f"{self.address}: not an address: {error}; mend base_url") from None
             except httpx2.RequestError as error:
-                fault = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                fault = f"{type(error).__name__}: {one_line(error)}"
             else:
                 if response.status_code not in (408, 425, 429) and response.status_code < 500:
                     return response

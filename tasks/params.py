@@ -7,7 +7,7 @@ from typing import Any, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from tasks.errors import ParamsError
+from tasks.errors import ParamsError, one_line
 from tasks.evaluation_sections import HYGIENE, REPLY_LOSS, Evaluate, Gate
 from tasks.files import parse_yaml
 from tasks.publishing_sections import Notify, Push, Recording, Retention, Timeouts
@@ -108,7 +108,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; a workspace needs it, take the one of this project as a start") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise ParamsError(f"{path}: not YAML: {one_line(error)}") from None
     if not isinstance(tree, dict):
         raise ParamsError(f"{path}: found {type(tree).__name__}, wanted a mapping of sections")
     return tree

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from tasks.errors import DataError
+from tasks.errors import DataError, one_line
 from tasks.files import sha256_file
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -176,7 +176,7 @@ def _json(stream: Any, name: str) -> Iterator[tuple[int, bytes]]:
             number += 1
             yield number, _as_json(row)
     except (ijson.JSONError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise DataError(f"{name}: not JSON after row {number}: {reason}; mend the file or remove it") from None
 
 

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tasks.errors import InputError, PipelineError, StageInputError, StageKilled, StageTimeoutError, TransientError
+from tasks.dvc_repo import dvc_repo
+from tasks.errors import PipelineError, StageInputError, StageKilled, StageTimeoutError, TransientError
 from tasks.evaluation_records import ChampionRecord, EvalReport, GateDecision, ReportPage, SuitesReport
 from tasks.paths import ROLES, Workspace
 from tasks.process import ERROR_PREFIX, on_parent_death, parse_error
@@ -50,21 +51,8 @@ def changed_stages(workspace: Workspace, stages: Sequence[str]) -> list[str]:
         InputError: DVC was never set up here, or cannot read dvc.yaml, dvc.lock or its own settings.
         TransientError: another process holds DVC's lock.
     """
-    from dvc.exceptions import DvcException, NotDvcRepoError
-    from dvc.lock import LockError
-    from dvc.repo import Repo
-
-    try:
-        with Repo(str(workspace.root)) as repo:
-            status = repo.status(targets=[f"{workspace.root}/dvc.yaml:{stage}" for stage in stages])
-    except NotDvcRepoError:
-        raise InputError(
-            f"{workspace.root}: DVC does not know this folder; run `dvc init` there (`dvc init --no-scm` without git)"
-        ) from None
-    except LockError:
-        raise TransientError(f"{workspace.root}: another process holds DVC's lock; wait for that run to end") from None
-    except DvcException as error:
-        raise InputError(f"{workspace.root}: DVC cannot tell what changed: {' '.join(str(error).split())}; mend that") from None
+    with dvc_repo(workspace, "tell what changed") as repo:
+        status = repo.status(targets=[f"{workspace.root}/dvc.yaml:{stage}" for stage in stages])
     changes = {
         name.rpartition(":")[2]: [item for item in reasons if item != "always changed"] for name, reasons in status.items()
     }

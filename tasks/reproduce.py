@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.dvc_repo import dvc_repo
 from tasks.environment import describe
-from tasks.errors import InputError, RegistryError, TransientError
+from tasks.errors import InputError, RegistryError
 from tasks.paths import Workspace
 from tasks.records import Environment
 from tasks.registry import LOCK, PARAMS, Registry
@@ -77,26 +78,18 @@ def _worktree(workspace: Workspace, folder: Path, commit: str) -> Workspace:
 
 def _check_out(inside: Workspace, workspace: Workspace) -> dict[str, str]:
     """Have DVC lay out what the workspace's cache has; returns the inputs that are not those of dvc.lock."""
-    from dvc.exceptions import DvcException
-    from dvc.lock import LockError
-    from dvc.repo import Repo
-
     settings = workspace.root / ".dvc" / "config.local"
     if settings.is_file():  # where remotes are, and how to get in
         shutil.copy(settings, inside.root / ".dvc" / settings.name)
-    try:
-        with Repo(str(workspace.root)) as repo:
-            cache = repo.cache.local_cache_dir
-        with Repo(str(inside.root)) as repo, repo.config.edit("local") as local:
-            local.setdefault("cache", {})["dir"] = cache
-        with Repo(str(inside.root)) as repo:
-            repo.checkout(force=True, allow_missing=True)
-            outs = [Path(out.fspath) for stage in repo.index.stages for out in stage.outs]
-            status = repo.status()
-    except LockError:
-        raise TransientError(f"{workspace.root}: another process holds DVC's lock; wait for that run to end") from None
-    except DvcException as error:
-        raise InputError(f"{inside.root}: DVC cannot lay out the data: {' '.join(str(error).split())}") from None
+    purpose = "lay out the data"
+    with dvc_repo(workspace, purpose) as repo:
+        cache = repo.cache.local_cache_dir
+    with dvc_repo(inside, purpose) as repo, repo.config.edit("local") as local:
+        local.setdefault("cache", {})["dir"] = cache
+    with dvc_repo(inside, purpose) as repo:
+        repo.checkout(force=True, allow_missing=True)
+        outs = [Path(out.fspath) for stage in repo.index.stages for out in stage.outs]
+        status = repo.status()
     changed = [(inside.root / path, how) for path, how in _changed_inputs(status)]
     return {inside.relative(path): how for path, how in changed if not any(path.is_relative_to(out) for out in outs)}
 

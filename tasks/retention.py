@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tasks.errors import InputError, TransientError
+from tasks.dvc_repo import dvc_repo
 from tasks.local_registry import LocalRegistry
 from tasks.params import Params
 from tasks.paths import Workspace
@@ -42,20 +42,12 @@ def superfluous(registry: LocalRegistry, keep: int) -> list[str]:
 
 def _clean_cache(workspace: Workspace) -> int:
     """`dvc gc --workspace`, in git also `--all-commits`; returns the bytes that went."""
-    from dvc.exceptions import DvcException
-    from dvc.lock import LockError
-    from dvc.repo import Repo
     from dvc.scm import NoSCM
 
     cache = workspace.root / ".dvc" / "cache"
     before = _size(cache)
-    try:
-        with Repo(str(workspace.root)) as repo:
-            repo.gc(workspace=True, all_commits=not isinstance(repo.scm, NoSCM), force=True)
-    except LockError:
-        raise TransientError(f"{workspace.root}: another process holds DVC's lock; wait for that to end") from None
-    except DvcException as error:
-        raise InputError(f"{cache}: DVC cannot tell what is used: {' '.join(str(error).split())}; nothing was removed") from None
+    with dvc_repo(workspace, "tell what of its cache is used") as repo:
+        repo.gc(workspace=True, all_commits=not isinstance(repo.scm, NoSCM), force=True)
     return before - _size(cache)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from tasks.errors import ParamsError
+from tasks.errors import ParamsError, one_line
 
 
 def load_schema(file: str, folder: Path) -> Any:
@@ -28,7 +28,7 @@ def load_schema(file: str, folder: Path) -> Any:
     try:
         schema = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ParamsError(f"{folder / file}: cannot be read as JSON: {one_line(error)}") from None
+        raise ParamsError(f"{folder / file}: cannot be read as JSON: {shortened(error)}") from None
     if not isinstance(schema, dict):
         raise ParamsError(f"{folder / file}: found {type(schema).__name__}, wanted a JSON schema, which is an object")
     draft = str(schema.get("$schema", "https://json-schema.org/draft/2020-12/schema"))
@@ -38,7 +38,7 @@ def load_schema(file: str, folder: Path) -> Any:
     try:
         known.check_schema(schema)
     except SchemaError as error:
-        raise ParamsError(f"{folder / file}: not a valid schema: {error.json_path}: {one_line(error.message)}") from None
+        raise ParamsError(f"{folder / file}: not a valid schema: {error.json_path}: {shortened(error.message)}") from None
     if unresolved := _unresolved(schema):
         raise ParamsError(f"{folder / file}: $ref to {', '.join(unresolved)} leads nowhere in it, and none is fetched; use $defs")
     return known(schema, registry=Registry())
@@ -81,7 +81,7 @@ def load_entry_point(entry_point: str, folder: Path) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         raise ParamsError(f"{entry_point}: no module {error.name}, neither in {folder} nor installed") from None
     except (Exception, SystemExit) as error:
-        raise ParamsError(f"{entry_point}: importing {module} raised {type(error).__name__}: {one_line(error)}") from error
+        raise ParamsError(f"{entry_point}: importing {module} raised {type(error).__name__}: {shortened(error)}") from error
     if not callable(function):
         found = "nothing of that name" if function is None else type(function).__name__
         raise ParamsError(f"{entry_point}: found {found}, wanted `def {name}(reply: str, doc: dict) -> float`")
@@ -113,6 +113,6 @@ def _modules_of(folder: Path) -> Iterator[None]:
         sys.modules.update(others)
 
 
-def one_line(error: object) -> str:
+def shortened(error: object) -> str:
     """For a message."""
-    return " ".join(str(error).split())[:200]
+    return one_line(error)[:200]

@@ -16,7 +16,7 @@ from tasks.errors import EvalError, ParamsError
 from tasks.evaluation_sections import Evaluate, JudgeScorer
 from tasks.guidelines import Rulebook, missing_facts
 from tasks.normalisation import normalise
-from tasks.scorer_files import load_entry_point, load_schema, one_line
+from tasks.scorer_files import load_entry_point, load_schema, shortened
 from tasks.sections import Guidelines
 
 CUT = "\x00cut"
@@ -231,9 +231,9 @@ def _python(asked: _Asked) -> Score:
             value = function(answer, deepcopy(doc))
             number = float(value) if isinstance(value, Real) else math.nan
         except (Exception, SystemExit) as error:
-            raise EvalError(f"{where}: raised {type(error).__name__}: {one_line(error)}; wanted a number from 0 to 1") from error
+            raise EvalError(f"{where}: raised {type(error).__name__}: {shortened(error)}; wanted a number from 0 to 1") from error
         if not 0 <= number <= 1:
-            raise EvalError(f"{where}: found {one_line(repr(value))}, wanted a number from 0 to 1; mend the function")
+            raise EvalError(f"{where}: found {shortened(repr(value))}, wanted a number from 0 to 1; mend the function")
         return {asked.name: number}
 
     return score

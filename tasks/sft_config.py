@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tasks.environment import pick_device, pick_dtype, work_offline
-from tasks.errors import ParamsError, PipelineError
+from tasks.errors import ParamsError, PipelineError, one_line
 from tasks.params import load_params
 from tasks.paths import Workspace
 from tasks.process import format_error
@@ -87,7 +87,7 @@ def refusals(what: str, package: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        said = " ".join(str(error).split())
+        said = one_line(error)
         raise ParamsError(f"{what}: {package} {metadata.version(package)} refuses these values: {said}") from error
 
 

@@ -11,7 +11,7 @@ from dvc.dependency.base import Dependency
 from flows import stages
 from tasks.data_source import DataSource
 from tasks.data_watch import watch_of
-from tasks.errors import DataError, TransientError
+from tasks.errors import DataError, InputError, TransientError
 from tasks.files import write_json
 from tasks.paths import Workspace
 from tests.conftest import REPO
@@ -114,7 +114,7 @@ def test_a_folder_that_is_missing_is_brought(place: Workspace, tracked: list[byt
 def test_rows_that_no_version_has_are_not_replaced(place: Workspace, tracked: list[bytes]) -> None:
     (place.data / "raw" / "a.jsonl").write_text(ROW * 7)
     (place.data / "raw.dvc").write_bytes(tracked[0])
-    with pytest.raises(DataError, match=r"`dvc add data/raw` keeps what .* `dvc pull --force data/raw.dvc` replaces it"):
+    with pytest.raises(InputError, match=r"`dvc add data/raw` keeps what .* `dvc pull --force data/raw.dvc` replaces it"):
         DataSource(place, place.data / "raw").refresh()
     assert rows_of(place) == {"a.jsonl": 7}
 
@@ -122,7 +122,7 @@ def test_rows_that_no_version_has_are_not_replaced(place: Workspace, tracked: li
 def test_a_version_that_neither_cache_nor_remote_has_is_told(place: Workspace, tracked: list[bytes]) -> None:
     (place.data / "raw.dvc").write_bytes(tracked[0])
     shutil.rmtree(place.root / ".dvc" / "cache")
-    with pytest.raises(DataError, match="data/raw: DVC cannot bring it up to date: "):
+    with pytest.raises(InputError, match="DVC cannot bring data/raw up to date: "):
         DataSource(place, place.data / "raw").refresh()
     assert rows_of(place) == {"a.jsonl": 2}
 

@@ -35,6 +35,7 @@ COMMON = {
     "records",
     "evaluation_records",
     "process",
+    "dvc_repo",
     "guidelines",
     "chat",
     "environment",
