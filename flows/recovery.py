@@ -88,7 +88,7 @@ def restart_crashed(client: SyncPrefectClient, deployment: UUID) -> FlowRun | No
     crashes = sum(state.type == StateType.CRASHED for state in client.read_flow_run_states(run.id))
     if crashes >= _CRASHES:
         return None
-    restart(client, run, f"crashed {crashes} times; it goes on where it was")
+    restart(client, run, f"crash {crashes} of {_CRASHES} at most; it goes on where it was")
     return run
 
 

@@ -1,5 +1,6 @@
 """`refit serve` as a process, and its Prefect server as a client sees it."""
 
+import base64
 import json
 import os
 import socket
@@ -49,6 +50,7 @@ class Service:
             "OMP_NUM_THREADS": "1",
             **(env or {}),
         }
+        self._password = self._env.get("PREFECT_SERVER_API_AUTH_STRING")
         self.process: subprocess.Popen[bytes]
 
     def __enter__(self) -> "Service":
@@ -98,16 +100,21 @@ class Service:
     def client(self) -> Any:
         from prefect.client.orchestration import SyncPrefectClient
 
-        return SyncPrefectClient(self.api)
+        return SyncPrefectClient(self.api, auth_string=self._password)
 
     def read(self, what: str) -> list[dict[str, Any]]:
         """All deployments or automations."""
-        request = urllib.request.Request(
-            f"{self.api}/{what}/filter", data=b"{}", headers={"Content-Type": "application/json"}, method="POST"
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            found: list[dict[str, Any]] = json.load(answer)
+        found: list[dict[str, Any]] = json.loads(self.ask(f"{what}/filter", b"{}"))
         return found
+
+    def ask(self, path: str, data: bytes | None = None) -> bytes:
+        """What the server says at a path of its API; asked by POST if there are data."""
+        request = urllib.request.Request(f"{self.api}/{path}", data=data, headers={"Content-Type": "application/json"})
+        if self._password:
+            request.add_header("Authorization", f"Basic {base64.b64encode(self._password.encode()).decode()}")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            said: bytes = answer.read()
+        return said
 
     def runs(self) -> list[Any]:
         """All runs of `retrain`, the oldest first."""

@@ -1,4 +1,4 @@
-"""SIGKILL to a worker of a team's server and to its run, as when a machine is lost: another worker finishes the run."""
+"""A team's server on PostgreSQL; SIGKILL to a worker and its run, as when a machine is lost: another worker finishes the run."""
 
 import os
 import re
@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
+import pytest
+
 from flows.recovery import DEAD_SECONDS, HEARTBEAT_SECONDS
 from tasks.paths import Workspace
 from tests.conftest import REPO, MakeWorkspace
+from tests.postgres import Postgres
 from tests.serving import processes
 
 Found = TypeVar("Found")
@@ -80,27 +83,31 @@ def logged(client: Any, run: UUID) -> str:
 
 
 def test_a_run_of_a_lost_worker_is_seen_dead_and_finished_by_another(
-    make_workspace: MakeWorkspace, tmp_path: Path, prefect_home: Path
+    make_workspace: MakeWorkspace, tmp_path: Path, prefect_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is deployed from another clone than the one that the workers have."""
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import TERMINAL_STATES
 
     from flows.server import server
 
-    workspace = make_workspace(**{"train.max_steps": 700, "train.eval_steps": 50, "train.learning_rate": 0.001})
+    workspace = make_workspace(**{"train.max_steps": 200, "train.eval_steps": 10})
     execute(workspace, os.environ, "dvc", "repro", "validate")  # so that the watch knows the data, and starts no run for them
-    with server() as address, SyncPrefectClient(f"{address}/api") as client:
+    with Postgres() as database, ExitStack() as stack:
+        monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", database.url)
+        address = stack.enter_context(server())
+        client = stack.enter_context(SyncPrefectClient(f"{address}/api"))
         env = os.environ | {
             "PREFECT_API_URL": f"{address}/api",
             "REFIT_WORKSPACE": str(workspace.root),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
         }
-        execute(workspace, env, "flows.cli", "deploy", "--file", str(REPO / "deployments" / "prefect.yaml"))
+        execute(make_workspace("clone"), env, "flows.cli", "deploy", "--file", str(REPO / "deployments" / "prefect.yaml"))
         deployment = client.read_deployment_by_name("retrain/retrain").id
         run = client.create_flow_run_from_deployment(deployment, parameters={"reason": "by hand"}).id
 
         with worker(workspace, env, tmp_path / "first.log") as lost:
-            lost.until(lambda: re.search(r"step \d\d/700 loss", logged(client, run)), "the training")
+            lost.until(lambda: re.search(r"step [2-9]\d/200 loss", logged(client, run)), "the training")
             (training,) = (os.pidfd_open(number) for number in processes(workspace, b"-m", b"tasks.train"))
             lost.lose()
             killed = time.time()
@@ -115,6 +122,8 @@ def test_a_run_of_a_lost_worker_is_seen_dead_and_finished_by_another(
             assert DEAD_SECONDS - HEARTBEAT_SECONDS <= silence <= DEAD_SECONDS + LATE_SECONDS
             other.until(lambda: client.read_flow_run(run).run_count == 2, "the second start")
             other.until(lambda: client.read_flow_run(run).state_type in TERMINAL_STATES, "the end of the run")
+            planned = "select count(*) from flow_run where state_type = 'SCHEDULED' and auto_scheduled and deployment_id = '%s'"
+            assert int(database.ask(planned % deployment)) > 1, "the clock's runs are there"
         last: Any = client.read_flow_run(run)
         assert (last.state_type, last.state.name, last.run_count) == ("COMPLETED", "Published", 2), logged(client, run)
         assert "resumed from checkpoint-" in logged(client, run)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -72,6 +74,19 @@ def test_the_clock_starts_a_run(service: Service, cron: str) -> None:
     assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "Unchanged")
     assert ended.auto_scheduled
     assert sum(run.auto_scheduled for run in service.runs()) > 1, "the next ones are planned"
+
+
+def test_status_tells_the_last_runs_and_the_next_one(service: Service, cron: str) -> None:
+    """It finds the server of the service in its workspace."""
+    done = execute(service.workspace, [*REFIT, "status", "--json"])
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["server"]
+    assert told["api"] == service.api
+    assert (told["runs"][0]["state"], told["runs"][0]["reason"]) == ("Unchanged", f"schedule {cron}")
+    minute, hour = map(int, cron.split()[:2])
+    following = datetime.fromisoformat(told["next"]).astimezone(ZoneInfo(ZONE))
+    assert (following.hour, following.minute) == (hour, minute)
+    assert following > datetime.now(ZoneInfo(ZONE))
 
 
 def test_the_dashboards_form_has_its_fields_and_refuses_wrong_values(service: Service) -> None:
@@ -185,12 +200,21 @@ def test_a_cancelled_training_ends_soon_and_the_next_run_goes_on_with_it(service
     assert f"resumed from {saved.parent.name}" in service.log()
 
 
-def test_on_postgresql_by_one_setting(first: Step, tmp_path: Path) -> None:
-    """Started twice: the second finds what the first registered."""
+def test_on_postgresql_with_a_password_by_one_setting_each(first: Step, tmp_path: Path) -> None:
+    """Started twice: the second finds what the first registered. Also metrics, and what befalls a run that comes too early."""
     workspace = Workspace(Path(shutil.copytree(first.left.root, tmp_path / "workspace")))
     with Postgres() as database:
-        env = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url}
-        with Service(workspace, tmp_path / "prefect", "--cron", "0 0 1 1 *", env=env) as service:
+        env = {
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url,
+            "PREFECT_SERVER_API_AUTH_STRING": "somebody:secret",
+            "PREFECT_SERVER_METRICS_ENABLED": "true",
+        }
+        options = ("--cron", "0 0 1 1 *", "--collision-strategy", "CANCEL_NEW")
+        with Service(workspace, tmp_path / "prefect", *options, env=env) as service:
+            with pytest.raises(HTTPError, match="401"):
+                urlopen(f"{service.api}/metrics")
+            assert b"# TYPE process_resident_memory_bytes gauge" in service.ask("metrics")
+            assert service.retrain()["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
             ended = by_hand(service)
             assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "Unchanged")
             service.stop()
