@@ -10,23 +10,23 @@ from tasks.hub_repository import HubRepository, limit_patience
 from tests.hub import Hub
 
 REPO_ID = "quillmere/support"
-TIMEOUT = 0.2
+PATIENCE = 60.0  # seconds, on a busy machine
 
 
-def use_client(monkeypatch: pytest.MonkeyPatch, cache: Path, xet: bool = False) -> None:
-    """A cache of the test's own, no retry that waits, and a fifth of a second of patience."""
+def use_client(monkeypatch: pytest.MonkeyPatch, cache: Path, xet: bool = False, patience: float = PATIENCE) -> None:
+    """A cache of the test's own, no retry that waits, and so many seconds for an answer."""
     for name, value in {
         "HF_HUB_OFFLINE": False,
         "HF_HUB_DISABLE_XET": not xet,
         "HF_HUB_DISABLE_PROGRESS_BARS": True,
         "HF_HUB_CACHE": str(cache / "hub"),
         "HF_XET_CACHE": str(cache / "xet"),
-        "HF_HUB_ETAG_TIMEOUT": TIMEOUT,
-        "HF_HUB_DOWNLOAD_TIMEOUT": TIMEOUT,
+        "HF_HUB_ETAG_TIMEOUT": patience,
+        "HF_HUB_DOWNLOAD_TIMEOUT": patience,
     }.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    limit_patience(TIMEOUT)
+    limit_patience(patience)
 
 
 def open_registry_of(
