@@ -221,10 +221,9 @@ def test_on_postgresql_with_a_password_by_one_setting_each(first: Step, tmp_path
             service.start()
             assert service.ended(ended.id).state.name == "Unchanged"
             assert len(service.read("automations")) == 2
+            planned = "select count(*) from flow_run where state_type = 'SCHEDULED' and auto_scheduled"
+            service.until(lambda: int(database.ask(planned)), "the clock's runs")
         assert database.ask("select name from flow_run where state_type = 'COMPLETED'") == ended.name
-        assert int(database.ask("select count(*) from flow_run where state_type = 'SCHEDULED'")) >= 1, (
-            "the clock's runs are there"
-        )
         assert database.ask("select count(*) from deployment") == "2"
     assert not list((tmp_path / "prefect").glob("prefect.db*"))
 
