@@ -13,11 +13,11 @@ from tests.serving import Service, processes
 
 
 def test_a_run_of_a_killed_service_goes_on_where_it_was(make_workspace: MakeWorkspace, tmp_path: Path) -> None:
-    workspace = make_workspace(**{"train.max_steps": 300, "train.eval_steps": 10})
+    workspace = make_workspace(**{"train.max_steps": 150, "train.eval_steps": 10})
     service = Service(workspace, tmp_path / "prefect", "--cron", "0 0 1 1 *", "--quiet-seconds", "0")
     service.start()
     try:
-        service.until(lambda: re.search(r"step 1\d/300 loss", service.log()), "a training, since the data are new")
+        service.until(lambda: re.search(r"step 1\d/150 loss", service.log()), "a training, since the data are new")
         (run,) = [run for run in service.runs() if not run.auto_scheduled]
         (training,) = processes(workspace, b"-m", b"tasks.train")
         (server,) = processes(workspace, b"-m", b"prefect", b"server", b"start")
