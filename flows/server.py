@@ -63,13 +63,17 @@ def server(port: int | None = None) -> Iterator[str]:
         try:
             _wait_until_healthy(child.process, f"{address}/api", log)
             child.keep_alive()
-            # Who protects the server by a password means its clients here, too.
-            password = PREFECT_API_AUTH_STRING.value() or PREFECT_SERVER_API_AUTH_STRING.value()
-            with temporary_settings({PREFECT_API_URL: f"{address}/api", PREFECT_API_AUTH_STRING: password}):
+            with temporary_settings({PREFECT_API_URL: f"{address}/api", PREFECT_API_AUTH_STRING: password()}):
                 yield address
                 APILogHandler().flush()  # the last lines wait to be sent, and would find nobody
         finally:
             child.stop()
+
+
+def password() -> str | None:
+    """USER:PASSWORD of a server's clients: who protects the server here by one means them, too."""
+    found: str | None = PREFECT_API_AUTH_STRING.value() or PREFECT_SERVER_API_AUTH_STRING.value()
+    return found
 
 
 class _Child:

@@ -69,7 +69,8 @@ def read_server_status(api: str, name: str) -> ServerStatus:
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort
     from prefect.exceptions import PrefectHTTPStatusError
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_SERVER_API_AUTH_STRING
+
+    from flows.server import password
 
     def ask(states: Sequence[StateType], sort: FlowRunSort) -> list[FlowRun]:
         return client.read_flow_runs(
@@ -80,9 +81,8 @@ def read_server_status(api: str, name: str) -> ServerStatus:
             limit=_RUNS,
         )
 
-    password = PREFECT_API_AUTH_STRING.value() or PREFECT_SERVER_API_AUTH_STRING.value()
     try:
-        with SyncPrefectClient(api, auth_string=password) as client:
+        with SyncPrefectClient(api, auth_string=password()) as client:
             planned = ask([StateType.SCHEDULED], FlowRunSort.EXPECTED_START_TIME_ASC)
             begun = ask(sorted(set(StateType) - {StateType.SCHEDULED}), FlowRunSort.START_TIME_DESC)
     except (HTTPError, PrefectHTTPStatusError) as error:

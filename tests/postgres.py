@@ -3,13 +3,14 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Self
 
 import pytest
+
+from tests.conftest import free_port
 
 USER = "postgres"
 
@@ -22,9 +23,7 @@ class Postgres:
         if not programs or os.geteuid() != 0:
             pytest.skip("needs Debian's PostgreSQL, started by root: `apt-get install postgresql`")
         self._programs = programs[-1].parent
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.url = f"postgresql+asyncpg://{USER}@127.0.0.1:{self._port}/prefect"
 
     def __enter__(self) -> Self:

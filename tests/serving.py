@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from tasks.paths import Workspace
+from tests.conftest import free_port
 
 Found = TypeVar("Found")
 SECONDS = 240  # on a busy machine; a tenth of it on an idle one
@@ -37,9 +37,7 @@ class Service:
     """Started on a free port with a Prefect home of its own; the context ends it."""
 
     def __init__(self, workspace: Workspace, home: Path, *options: str, env: Mapping[str, str] | None = None) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.workspace, self.api = workspace, f"http://127.0.0.1:{port}/api"
         self._options, self._log = options, home / "serve.log"
         home.mkdir(exist_ok=True)

