@@ -11,7 +11,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
-from flows.recovery import ensure_automation
+from flows.recovery import ensure_automations
 from tasks.errors import InputError, PipelineError
 from tasks.params import load_params, read_yaml
 from tasks.paths import Workspace
@@ -37,7 +37,7 @@ def deploy(workspace: Workspace, file: Path) -> list[str]:
         names = [f"{each['entrypoint'].rpartition(':')[2]}/{each['name']}" for each in found]
         params = load_params(workspace.params)
         ids = [client.read_deployment_by_name(name).id for name in names]
-        ensure_automation(client, params.push.name, ids, params.notify.blocks)
+        ensure_automations(client, params.push.name, ids, params.notify.blocks)
     return names
 
 

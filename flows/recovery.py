@@ -25,26 +25,32 @@ HEARTBEAT_SECONDS = 30
 """Prefect's shortest; its default is 180."""
 DEAD_SECONDS = 150
 """Of silence, before a run counts as dead: four heartbeats may be lost, as when a server is restarted."""
+_MESSAGE = f"no sign of life for {DEAD_SECONDS} s"
 _CRASHES = 3
 """After so many a run stays as it is: what kills it would kill it again."""
 _LOG = logging.getLogger("prefect.refit")
 
 
-def ensure_automation(client: SyncPrefectClient, name: str, deployments: Sequence[UUID], blocks: Sequence[str]) -> None:
+def ensure_automations(client: SyncPrefectClient, name: str, deployments: Sequence[UUID], blocks: Sequence[str]) -> None:
     """Have the server mark the runs of these deployments as crashed once they give no sign of life, and say so in `blocks`.
 
-    Any event of a run counts as one: a list of the states in which it may end would lack those with names of our own. For a run
-    that ended just before its last heartbeat came in nothing changes, as the server refuses to make it a crashed one.
+    Prefect 3.8's triggers miss the last event of many a run. So the message waits until a run was really marked, which the server
+    refuses for one that has ended.
     """
+    marks = _ensure(client, _mark(name, deployments))
+    tells = _tell(name, marks, _block_ids(client, blocks))
+    if tells.actions:
+        _ensure(client, tells)
+    else:
+        for found in client.read_automations_by_name(tells.name):
+            client.delete_automation(found.id)
+
+
+def _mark(name: str, deployments: Sequence[UUID]) -> AutomationCore:
+    """Any event of a run counts as a sign: a list of the states in which it may end would lack those with names of our own."""
     ids = [f"prefect.deployment.{deployment}" for deployment in deployments]
-    title = f"{name}: runs without a sign of life have crashed"
-    message = f"no sign of life for {DEAD_SECONDS} s"
-    told = [
-        SendNotification(block_document_id=block, subject=f"{name}: Crashed", body=f"{{{{ flow_run.name }}}}: {message}")
-        for block in _block_ids(client, blocks)
-    ]
-    automation = AutomationCore(
-        name=title,
+    return AutomationCore(
+        name=f"{name}: runs without a sign of life have crashed",
         description=f"A worker or machine was lost. Heartbeats come every {HEARTBEAT_SECONDS} s.",
         trigger=EventTrigger(
             match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
@@ -56,12 +62,31 @@ def ensure_automation(client: SyncPrefectClient, name: str, deployments: Sequenc
             threshold=1,
             within=timedelta(seconds=DEAD_SECONDS),
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message), *told],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=_MESSAGE)],
     )
-    if found := client.read_automations_by_name(title):
+
+
+def _tell(name: str, marks: UUID, blocks: Sequence[UUID]) -> AutomationCore:
+    subject, body = f"{name}: Crashed", f"{{{{ flow_run.name }}}}: {_MESSAGE}"
+    return AutomationCore(
+        name=f"{name}: tell of runs that have crashed",
+        trigger=EventTrigger(
+            match=ResourceSpecification({"prefect.resource.id": f"prefect.automation.{marks}"}),
+            expect={"prefect.automation.action.executed"},
+            posture=Posture.Reactive,
+            threshold=1,
+            within=timedelta(0),
+        ),
+        actions=[SendNotification(block_document_id=block, subject=subject, body=body) for block in blocks],
+    )
+
+
+def _ensure(client: SyncPrefectClient, automation: AutomationCore) -> UUID:
+    """Make it, or make the one of this name like it."""
+    if found := client.read_automations_by_name(automation.name):
         client.update_automation(found[0].id, automation)
-    else:
-        client.create_automation(automation)
+        return found[0].id
+    return client.create_automation(automation)
 
 
 def _block_ids(client: SyncPrefectClient, blocks: Sequence[str]) -> list[UUID]:

@@ -22,7 +22,7 @@ from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from flows.promote import promote
-from flows.recovery import HEARTBEAT_SECONDS, ensure_automation, restart, runs_of
+from flows.recovery import HEARTBEAT_SECONDS, ensure_automations, restart, runs_of
 from flows.retrain import retrain
 from flows.server import server
 from flows.watch import EVENT, Watch, resource, watching
@@ -73,7 +73,7 @@ def serve(
         runner = Runner(limit=_AT_ONCE, pause_on_shutdown=False)
         registered = [cast("UUID", runner.add_deployment(each)) for each in deployments(name, cron, timezone, collision_strategy)]
         with get_client(sync_client=True) as client:
-            ensure_automation(client, name, registered, params.notify.blocks)
+            ensure_automations(client, name, registered, params.notify.blocks)
         # After that: nobody would listen to the event before.
         stack.enter_context(watching(Watch(workspace, quiet_seconds, min_new_rows), f"{retrain.name}/{name}"))
         stack.enter_context(_announced(workspace, str(PREFECT_API_URL.value())))

@@ -21,6 +21,7 @@ from tasks.paths import Workspace
 from tests.conftest import REPO, MakeWorkspace
 from tests.postgres import Postgres
 from tests.serving import processes
+from tests.webhook import listening
 
 Found = TypeVar("Found")
 SECONDS = 240
@@ -86,23 +87,27 @@ def test_a_run_of_a_lost_worker_is_seen_dead_and_finished_by_another(
     make_workspace: MakeWorkspace, tmp_path: Path, prefect_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is deployed from another clone than the one that the workers have."""
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import TERMINAL_STATES
 
     from flows.server import server
 
-    workspace = make_workspace(**{"train.max_steps": 200, "train.eval_steps": 10})
+    told, messages = {"notify.blocks": ["custom-webhook/listener"]}, list[dict[str, str]]()
+    workspace = make_workspace(**told, **{"train.max_steps": 200, "train.eval_steps": 10})
     execute(workspace, os.environ, "dvc", "repro", "validate")  # so that the watch knows the data, and starts no run for them
     with Postgres() as database, ExitStack() as stack:
         monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", database.url)
         address = stack.enter_context(server())
+        url = stack.enter_context(listening(messages))
+        CustomWebhookNotificationBlock(name="tests", url=url, json_data={"told": "{{subject}} {{body}}"}).save("listener")
         client = stack.enter_context(SyncPrefectClient(f"{address}/api"))
         env = os.environ | {
             "PREFECT_API_URL": f"{address}/api",
             "REFIT_WORKSPACE": str(workspace.root),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
         }
-        execute(make_workspace("clone"), env, "flows.cli", "deploy", "--file", str(REPO / "deployments" / "prefect.yaml"))
+        execute(make_workspace("clone", **told), env, "flows.cli", "deploy", "--file", str(REPO / "deployments" / "prefect.yaml"))
         deployment = client.read_deployment_by_name("retrain/retrain").id
         run = client.create_flow_run_from_deployment(deployment, parameters={"reason": "by hand"}).id
 
@@ -128,6 +133,12 @@ def test_a_run_of_a_lost_worker_is_seen_dead_and_finished_by_another(
         assert (last.state_type, last.state.name, last.run_count) == ("COMPLETED", "Published", 2), logged(client, run)
         assert "resumed from checkpoint-" in logged(client, run)
         assert len(crashes(client, run)) == 1
+        told_of_crashes = [message["told"] for message in messages if ": Crashed " in message["told"]]
+        assert f"quillmere-support: Crashed {last.name}: no sign of life for {DEAD_SECONDS} s" in told_of_crashes
+        crashed = {found.name for found in client.read_flow_runs() if crashes(client, found.id)}
+        assert sorted(crashed) == sorted(text.split()[2].rstrip(":") for text in told_of_crashes), (
+            "one message each, and no other"
+        )
 
 
 def crashes(client: Any, run: UUID) -> list[Any]:

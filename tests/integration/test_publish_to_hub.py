@@ -8,10 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +23,7 @@ from tests.conftest import edit_params
 from tests.hub import Fault, Hub
 from tests.hub_client import REPO_ID, open_registry_of, use_client
 from tests.integration.running import REFIT, Done, Step, execute, stage
+from tests.webhook import listening
 
 SAVE_BLOCKS = """
 import sys
@@ -82,25 +80,6 @@ class Place(NamedTuple):
         done = self.run(*REFIT, *words, "--json", **more)
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
-
-
-@contextmanager
-def listening(messages: list[dict[str, str]]) -> Iterator[str]:
-    """A webhook on the loopback interface; gives its address."""
-
-    class Listener(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            """Nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as listener:
-        threading.Thread(target=listener.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.server_address[1]}/hook"
-        listener.shutdown()
 
 
 @pytest.fixture(scope="module")
