@@ -1,4 +1,4 @@
-"""What months of `refit serve` cost, in small: many unchanged runs one after the other, then fifty triggers at once.
+"""What months of `refit serve` cost, in small: many unchanged runs one after the other.
 
 Printed are the seconds of a run from its trigger to its end, and what could grow: memory and open files of the service and its
 server, processes, the server's database, the workspace without DVC's cache.
@@ -6,16 +6,11 @@ server, processes, the server's database, the workspace without DVC's cache.
 .venv/bin/python tests/benchmarks/unattended.py [RUNS]
 """
 
-import json
 import os
-import random
 import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
-from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +19,9 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.conftest import build_tiny_base, build_workspace
-from tests.serving import Service
+from tests.serving import Service, processes
 
 SAMPLES = 8
-GAP_SECONDS = 15  # without a run while others wait
-WORDS = [f"{first}{second}" for first in ("cat", "key", "order", "rain") for second in ("board", "fall", "box", "bow", "hole")]
-BY_HAND, BY_DATA = 20, 29  # with the clock: fifty
 MB = 2**20
 
 
@@ -39,6 +31,8 @@ def size(folder: Path, ignored: str = "") -> float:
 
 
 def grown(service: Service, home: Path) -> str:
+    """Once the last run's process has ended, too."""
+    service.until(lambda: not processes(service.workspace, b"-m", b"prefect.engine"), "the end of the run's process")
     top = psutil.Process(service.process.pid)
     family = [top, *top.children(recursive=True)]
     memory = " + ".join(f"{each.memory_info().rss / MB:.0f}" for each in family)
@@ -69,42 +63,6 @@ def in_a_row(service: Service, home: Path, runs: int) -> None:
     )
 
 
-def at_once(service: Service) -> None:
-    """By all three ways, beside the clock's own run each minute."""
-    known, began, log = {run.id for run in service.runs()}, datetime.now(UTC), len(service.log())
-    raw = service.workspace.data / "raw"
-    row = json.loads((raw / "orders.jsonl").read_text().splitlines()[0])
-    for number in range(max(BY_HAND, BY_DATA)):
-        if number < BY_HAND:
-            by_hand(service)
-        if number < BY_DATA:
-            row["messages"][-2]["content"] = " ".join(random.Random(number).sample(WORDS, 14))
-            (raw / "burst.jsonl").write_text(json.dumps({**row, "id": f"burst-{number}"}) + "\n")
-
-    def due() -> list[Any]:
-        return [run for run in service.runs() if run.id not in known and run.expected_start_time <= datetime.now(UTC)]
-
-    def all_ended() -> bool:
-        return way(due()).keys() == {"data", "hand", "clock"} and all(run.state.is_final() for run in due())
-
-    while not all_ended():  # longer than `until` waits
-        time.sleep(1)
-    states = dict(Counter(run.state.name for run in due()))
-    print(
-        f"{BY_HAND} by hand, {BY_DATA} changes of the data and the clock: runs by {dict(way(due()))}, ended {states}, "
-        f"{service.log()[log:].count('step 6/6 loss')} trainings, {(datetime.now(UTC) - began).total_seconds():.0f} s"
-    )
-    for earlier, later in pairwise(sorted(due(), key=lambda run: run.start_time)):
-        if (gap := (later.start_time - earlier.end_time).total_seconds()) > GAP_SECONDS:
-            print(f"  {gap:.0f} s between two of them, before one by {way([later])}")
-
-
-def way(runs: list[Any]) -> Counter[str]:
-    """How many by which way."""
-    by_reason = {"new data": "data", "by hand": "hand", "schedule": "clock"}
-    return Counter(found for run in runs for start, found in by_reason.items() if run.parameters["reason"].startswith(start))
-
-
 def main(runs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -112,8 +70,6 @@ def main(runs: int) -> None:
         with Service(workspace, home / "prefect", "--cron", "none", "--quiet-seconds", "1") as service:
             service.ended(service.until(service.runs, "the first run, for data that are new")[0].id)
             in_a_row(service, home, runs)
-        with Service(workspace, home / "prefect", "--cron", "* * * * *", "--quiet-seconds", "1") as service:
-            at_once(service)
 
 
 if __name__ == "__main__":

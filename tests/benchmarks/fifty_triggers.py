@@ -1,0 +1,78 @@
+"""Fifty triggers of `refit serve` at once, by hand, by new data and by the clock: how many runs and trainings come of them, how
+they end, and where the queue stood still.
+
+.venv/bin/python tests/benchmarks/fifty_triggers.py
+"""
+
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.benchmarks.unattended import by_hand
+from tests.conftest import build_tiny_base, build_workspace
+from tests.serving import Service
+
+BY_HAND, BY_DATA = 20, 29  # with the clock: fifty
+GAP_SECONDS = 15  # without a run while others wait
+WORDS = [f"{first}{second}" for first in ("cat", "key", "order", "rain") for second in ("board", "fall", "box", "bow", "hole")]
+
+
+def at_once(service: Service) -> None:
+    """By all three ways, beside the clock's own run each minute."""
+    known, began, log = {run.id for run in service.runs()}, datetime.now(UTC), len(service.log())
+    raw = service.workspace.data / "raw"
+    row = json.loads((raw / "orders.jsonl").read_text().splitlines()[0])
+    for number in range(max(BY_HAND, BY_DATA)):
+        if number < BY_HAND:
+            by_hand(service)
+        if number < BY_DATA:
+            row["messages"][-2]["content"] = " ".join(random.Random(number).sample(WORDS, 14))
+            (raw / "burst.jsonl").write_text(json.dumps({**row, "id": f"burst-{number}"}) + "\n")
+
+    def due() -> list[Any]:
+        return [run for run in service.runs() if run.id not in known and run.expected_start_time <= datetime.now(UTC)]
+
+    def all_ended() -> bool:
+        return way(due()).keys() == {"data", "hand", "clock"} and all(run.state.is_final() for run in due())
+
+    while not all_ended():  # longer than `until` waits
+        time.sleep(1)
+    states = dict(Counter(run.state.name for run in due()))
+    print(
+        f"{BY_HAND} by hand, {BY_DATA} changes of the data and the clock: runs by {dict(way(due()))}, ended {states}, "
+        f"{service.log()[log:].count('step 6/6 loss')} trainings, {(datetime.now(UTC) - began).total_seconds():.0f} s"
+    )
+    for earlier, later in pairwise(sorted(due(), key=lambda run: run.start_time)):
+        if (gap := (later.start_time - earlier.end_time).total_seconds()) > GAP_SECONDS:
+            print(f"  {gap:.0f} s between two of them, before one by {way([later])}")
+
+
+def way(runs: list[Any]) -> Counter[str]:
+    """How many by which way."""
+    by_reason = {"new data": "data", "by hand": "hand", "schedule": "clock"}
+    return Counter(found for run in runs for start, found in by_reason.items() if run.parameters["reason"].startswith(start))
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        workspace = build_workspace(home / "workspace", build_tiny_base(home / "base"))
+        with Service(workspace, home / "prefect", "--cron", "none", "--quiet-seconds", "1") as service:
+            service.ended(service.until(service.runs, "the first run, for data that are new")[0].id)
+        with Service(workspace, home / "prefect", "--cron", "* * * * *", "--quiet-seconds", "1") as service:
+            at_once(service)
+
+
+if __name__ == "__main__":
+    os.environ.pop("PREFECT_API_URL", None)
+    main()
