@@ -34,8 +34,8 @@ _LOG = logging.getLogger("prefect.refit")
 def ensure_automations(client: SyncPrefectClient, name: str, deployments: Sequence[UUID], blocks: Sequence[str]) -> None:
     """Have the server mark the runs of these deployments as crashed once they give no sign of life, and say so in `blocks`.
 
-    Prefect's triggers miss the last event of many a run (PrefectHQ/prefect issue 21932). So the message waits until a run was really
-    marked, which the server refuses for one that has ended.
+    Prefect's triggers miss the last event of many a run (PrefectHQ/prefect issue 21932). So the message waits until a run was
+    really marked, which the server refuses for one that has ended.
     """
     marks = _ensure(client, _mark(name, deployments))
     tells = _tell(name, marks, _block_ids(client, blocks))
