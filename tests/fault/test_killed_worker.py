@@ -30,9 +30,9 @@ PAGE = 200  # as many lines as the server gives at once
 
 
 def execute(workspace: Workspace, env: Mapping[str, str], *words: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=workspace.root, env=env, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", *words]
+    env = {**env, "PATH": os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])}  # `dvc repro` calls `python`
+    done = subprocess.run(command, cwd=workspace.root, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
