@@ -72,7 +72,7 @@ def read_server_status(api: str, name: str) -> ServerStatus:
 
     from flows.server import password
 
-    def ask(states: Sequence[StateType], sort: FlowRunSort) -> list[FlowRun]:
+    def ask(states: Sequence[StateType], sort: FlowRunSort) -> "list[FlowRun]":
         return client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=["retrain"])),
             deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[name, "retrain"])),
