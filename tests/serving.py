@@ -77,9 +77,9 @@ class Service:
         self.process.terminate()
         self.process.wait(60)
 
-    def until(self, look: Callable[[], Found], what: str) -> Found:
+    def until(self, look: Callable[[], Found], what: str, seconds: int = SECONDS) -> Found:
         """The first true value of `look`; fails with the log if it never comes or the service ends."""
-        for _ in range(SECONDS * 2):
+        for _ in range(seconds * 2):
             try:
                 if found := look():
                     return found

@@ -9,7 +9,6 @@ import os
 import random
 import sys
 import tempfile
-import time
 from collections import Counter
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -23,6 +22,7 @@ from tests.conftest import build_tiny_base, build_workspace
 from tests.serving import Service
 
 BY_HAND, BY_DATA = 20, 29  # with the clock: fifty
+SECONDS = 1800
 GAP_SECONDS = 15  # without a run while others wait
 WORDS = [f"{first}{second}" for first in ("cat", "key", "order", "rain") for second in ("board", "fall", "box", "bow", "hole")]
 
@@ -45,8 +45,7 @@ def at_once(service: Service) -> None:
     def all_ended() -> bool:
         return way(due()).keys() == {"data", "hand", "clock"} and all(run.state.is_final() for run in due())
 
-    while not all_ended():  # longer than `until` waits
-        time.sleep(1)
+    service.until(all_ended, "the end of all of them", SECONDS)
     states = dict(Counter(run.state.name for run in due()))
     print(
         f"{BY_HAND} by hand, {BY_DATA} changes of the data and the clock: runs by {dict(way(due()))}, ended {states}, "
