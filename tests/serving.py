@@ -33,6 +33,22 @@ def processes(workspace: Workspace, *words: bytes) -> list[int]:
     return found
 
 
+def until(process: "subprocess.Popen[bytes]", log: Path, look: Callable[[], Found], what: str, seconds: int = SECONDS) -> Found:
+    """The first true value of `look`; fails with the log if it never comes or the process ends."""
+    for _ in range(seconds * 2):
+        try:
+            if found := look():
+                return found
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            pass
+        try:
+            process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    raise AssertionError(f"{what} did not come:\n{log.read_text(errors='replace')}")
+
+
 class Service:
     """Started on a free port with a Prefect home of its own; the context ends it."""
 
@@ -78,19 +94,8 @@ class Service:
         self.process.wait(60)
 
     def until(self, look: Callable[[], Found], what: str, seconds: int = SECONDS) -> Found:
-        """The first true value of `look`; fails with the log if it never comes or the service ends."""
-        for _ in range(seconds * 2):
-            try:
-                if found := look():
-                    return found
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                pass
-            try:
-                self.process.wait(0.5)
-            except subprocess.TimeoutExpired:
-                continue
-            break
-        raise AssertionError(f"{what} did not come:\n{self.log()}")
+        """As the function of this name, while the service lives."""
+        return until(self.process, self._log, look, what, seconds)
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")

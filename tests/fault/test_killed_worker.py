@@ -20,11 +20,10 @@ from flows.recovery import DEAD_SECONDS, HEARTBEAT_SECONDS
 from tasks.paths import Workspace
 from tests.conftest import REPO, MakeWorkspace
 from tests.postgres import Postgres
-from tests.serving import processes
+from tests.serving import processes, until
 from tests.webhook import listening
 
 Found = TypeVar("Found")
-SECONDS = 240
 LATE_SECONDS = 60  # of a server that looks at its automations now and then, on a busy machine
 PAGE = 200  # as many lines as the server gives at once
 
@@ -46,16 +45,8 @@ class Worker:
             self._process = subprocess.Popen(command, cwd=workspace.root, env=env, stdout=output, stderr=subprocess.STDOUT)
 
     def until(self, look: Callable[[], Found], what: str) -> Found:
-        """The first true value of `look`, while the worker lives."""
-        for _ in range(SECONDS * 2):
-            if found := look():
-                return found
-            try:
-                self._process.wait(0.5)
-            except subprocess.TimeoutExpired:
-                continue
-            break
-        raise AssertionError(f"{what} did not come:\n{self._log.read_text(errors='replace')}")
+        """As `tests.serving.until`, while the worker lives."""
+        return until(self._process, self._log, look, what)
 
     def lose(self) -> None:
         """Kill it, and its runs."""
