@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 
 from tasks.chat_template import read_template, set_template
-from tasks.errors import BaseModelError, NetworkError
+from tasks.errors import BaseModelError, NetworkError, one_line
 from tasks.files import MODEL_FILES, hash_tree, sha256_file, sha256_json
 from tasks.params import Params
 from tasks.paths import Workspace
@@ -150,12 +150,12 @@ def _check_sha256(path: Path, wanted: str) -> None:
 
 
 def _check_usable(folder: Path, source: str) -> None:
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (ValueError, OSError) as error:
-        raise BaseModelError(f"base {source}: its tokenizer does not load ({str(error).splitlines()[0]})") from None
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # the reader of tokenizer.json raises no other class
+        raise BaseModelError(f"base {source}: its tokenizer does not load ({one_line(error)})") from None
     if not tokenizer.chat_template:
         raise BaseModelError(
             f"base {source}: the tokenizer has no chat template; take an instruction-tuned model, or set base.chat_template"

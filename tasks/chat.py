@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from tasks.errors import BaseModelError, DataError, StageInputError
+from tasks.errors import BaseModelError, DataError, StageInputError, one_line
 
 
 class Message(TypedDict):
@@ -48,7 +48,10 @@ def conversation(row: Mapping[str, Any]) -> tuple[list[Message], list[dict[str, 
 
 
 def load_tokenizer(base: Path) -> Any:
-    """The tokenizer of the model in `base`, which has a chat template.
+    """The tokenizer of the model in `base`, which has a chat template; its tokenizer.json as it stands.
+
+    AutoTokenizer would import torch with it, which takes most of the time of a stage that needs none; that it reads the same is
+    for `training_checks.check_tokenizer` to say, where torch is there anyway.
 
     Raises:
         StageInputError: there is none.
@@ -58,13 +61,12 @@ def load_tokenizer(base: Path) -> Any:
         raise StageInputError(
             f"{base / 'tokenizer.json'}: missing: the stage base has not finished; run `dvc repro` or `refit run`"
         )
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(base), local_files_only=True)
     except Exception as error:
-        first = f"{type(error).__name__}: {str(error).splitlines()[:1]}"
-        raise BaseModelError(f"{base}: its tokenizer cannot be loaded: {first}; run the stage base") from error
+        raise BaseModelError(f"{base}: its tokenizer cannot be loaded ({one_line(error)}); run the stage base") from error
     if not tokenizer.chat_template:
         raise BaseModelError(f"{base}: the tokenizer has no chat template; take a base model that has one (an instruct model)")
     return tokenizer

@@ -31,6 +31,7 @@ from tasks.training_checks import (
     check_changed,
     check_losses,
     check_supervision,
+    check_tokenizer,
     logits_of,
     only_last_replies,
     weights_hash,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 ERROR = "error.txt"
 """In the folder of a training: what a launched process would have raised."""
 _PROBE_ROWS = 2
+_TOKENIZED_ROWS = 100
 
 
 class Fit(BaseModel):
@@ -84,6 +86,7 @@ def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None
     Raises:
         StageInputError: the prepared dataset is missing.
         ParamsError: as `sft_config`.
+        BaseModelError: as `check_tokenizer`.
         TrainingError: a row has no supervised token, a number is not finite, a parameter did not change, or no memory is left.
         SystemExit: SIGTERM came; a checkpoint was saved.
     """
@@ -97,6 +100,7 @@ def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None
     tables = {name: load_split(workspace.prepared / f"{name}.parquet", section) for name in ("train", "eval")}
     for name, table in tables.items():
         check_supervision(table, tokenizer.eos_token_id, name, partial(source_of, workspace.prepared / f"{name}.parquet"))
+    check_tokenizer(workspace.base, tokenizer, tables["train"]["input_ids"][:_TOKENIZED_ROWS].to_pylist())
     transformers.set_seed(section.seed)
     named = partial(_sources, workspace.prepared / "train.parquet")
     trainer, batch = _train(section, folder, partial(_build, section, start, folder, tokenizer, tables), named)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import TrainingError
+from tasks.errors import BaseModelError, TrainingError, one_line
 from tasks.model_folder import load_model
 
 if TYPE_CHECKING:
@@ -16,6 +16,33 @@ _STEPS_TO_MOVE = 3
 """In the first step a warm-up has rate 0, and of LoRA the matrix A has gradient 0 for as long as B is 0."""
 _LOGIT_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
 """Of the merged model's logits against those of model and adapter, as a share of the largest, by precision of the training."""
+
+
+def check_tokenizer(base: Path, tokenizer: Any, rows: Sequence[Sequence[int]]) -> None:
+    """Refuse a base model whose tokenizer.json AutoTokenizer, which its users and tools load it with, reads as something else.
+
+    Some classes of transformers rebuild what stands there: Qwen2Tokenizer splits words by a pattern of its own.
+
+    Args:
+        tokenizer: of `load_tokenizer`.
+        rows: tokens of some texts.
+
+    Raises:
+        BaseModelError: as described.
+    """
+    from transformers import AutoTokenizer
+
+    advice = "set tokenizer_class to PreTrainedTokenizerFast in the base model's tokenizer_config.json, or take another model"
+    try:
+        auto = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+    except Exception as error:
+        raise BaseModelError(f"{base}: AutoTokenizer does not load its tokenizer ({one_line(error)}); {advice}") from error
+    texts = tokenizer.batch_decode(rows)
+    ours, theirs = (one(texts, add_special_tokens=False)["input_ids"] for one in (tokenizer, auto))
+    if ours != theirs:
+        raise BaseModelError(
+            f"{base}: {type(auto).__name__}, by AutoTokenizer, gives other tokens than its tokenizer.json; {advice}"
+        )
 
 
 def check_supervision(table: "pa.Table", eos_token_id: int, split: str, source: Callable[[int], str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tasks.chat import Encoder, Message, load_tokenizer
-from tasks.errors import InputError, TrainingError
+from tasks.errors import BaseModelError, InputError, TrainingError
 from tasks.files import tree_digest
 from tasks.fit import Fit
 from tasks.params import load_params
@@ -429,6 +429,18 @@ def test_a_launcher_that_starts_too_few_processes_is_told(prepared: Prepare, mon
 def test_what_cannot_be_trained_is_refused_in_words(prepared: Prepare, settings: dict[str, Any], words: str) -> None:
     with pytest.raises((InputError, TrainingError), match=words):
         run(prepared(**{**LORA, **settings}))
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_class", "words"),
+    [("Qwen2Tokenizer", "Qwen2Tokenizer, by AutoTokenizer, gives other tokens"), ("XLMRobertaTokenizer", "does not load")],
+)
+def test_a_tokenizer_that_others_would_load_as_another_is_refused(prepared: Prepare, tokenizer_class: str, words: str) -> None:
+    workspace = prepared()
+    config = workspace.base / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": tokenizer_class}))
+    with pytest.raises(BaseModelError, match=words):
+        run(workspace)
 
 
 def _column(workspace: Workspace, name: str) -> list[Any]:
