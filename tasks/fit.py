@@ -25,7 +25,7 @@ from tasks.params import load_params
 from tasks.paths import Workspace
 from tasks.process import die_with_parent, format_error
 from tasks.reply_scores import score_replies
-from tasks.sft_config import Batch, attention, lora_config, precisions, refusals, sft_config
+from tasks.sft_config import Batch, attention, lora_config, precisions, refusals, sft_config, speed_ups
 from tasks.training_checks import (
     check_apart,
     check_changed,
@@ -227,8 +227,8 @@ def _build(section: Train, start: Path, folder: Path, tokenizer: Any, tables: "d
             f"the trainer kept {len(trainer.train_dataset)} of {len(rows['train'])} training rows; none may be lost"
         )
     _tell(
-        f"{section.method} in {compute} on {pick_device()}, {attention(compute)} attention, batches of {batch.per_device} x "
-        f"{batch.accumulation} x {config.world_size}: {len(rows['train'])} rows"
+        f"{section.method} in {compute} on {pick_device()} ({', '.join(speed_ups(config, compute))}), batches of "
+        f"{batch.per_device} x {batch.accumulation} x {config.world_size}: {len(rows['train'])} rows"
     )
     return trainer
 

@@ -156,6 +156,16 @@ def attention(dtype: str) -> str:
     return "flash_attention_2" if pick_device() == "cuda" and installed else "sdpa"
 
 
+def speed_ups(config: "SFTConfig", dtype: str) -> list[str]:
+    """What this machine has and the training uses, for its log."""
+    import torch
+
+    found = [f"{attention(dtype)} attention"]
+    if pick_device() == "cpu":
+        return [*found, f"{torch.get_num_threads()} threads"]
+    return [*found, *(["tf32"] if config.tf32 else []), *(["Liger kernels"] if config.use_liger_kernel else [])]
+
+
 def lora_config(section: Train, layers: int) -> "LoraConfig | None":
     """PEFT's configuration for a model of so many layers; None for full fine-tuning.
 

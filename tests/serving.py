@@ -5,18 +5,22 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
 from tasks.paths import Workspace
-from tests.conftest import free_port
+from tests.conftest import build_tiny_base, build_workspace, free_port
 
 Found = TypeVar("Found")
+WORDS = [f"{first}{second}" for first in ("cat", "key", "order", "rain") for second in ("board", "fall", "box", "bow", "hole")]
+"""Of which questions are made that are no near-duplicates of any other."""
 SECONDS = 240  # on a busy machine; a tenth of it on an idle one
 
 
@@ -55,7 +59,7 @@ class Service:
     def __init__(self, workspace: Workspace, home: Path, *options: str, env: Mapping[str, str] | None = None) -> None:
         port = free_port()
         self.workspace, self.api = workspace, f"http://127.0.0.1:{port}/api"
-        self._options, self._log = options, home / "serve.log"
+        self.home, self._options, self._log = home, options, home / "serve.log"
         home.mkdir(exist_ok=True)
         self._env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {
             "PREFECT_HOME": str(home),
@@ -131,6 +135,13 @@ class Service:
         (found,) = [found for found in self.read("deployments") if found["entrypoint"].endswith("retrain")]
         return found
 
+    def start_run(self, **parameters: Any) -> UUID:
+        """A run as the dashboard starts it; its id."""
+        with self.client() as client:
+            run = client.create_flow_run_from_deployment(self.retrain()["id"], parameters={"reason": "by hand", **parameters})
+        found: UUID = run.id
+        return found
+
     def ended(self, run: UUID) -> Any:
         """The run once it has come to its end."""
 
@@ -150,3 +161,15 @@ class Service:
             return next((run for run in due if run.created.timestamp() > after), None)
 
         return self.ended(self.until(look, f"a run for {reason}").id)
+
+
+@contextmanager
+def served(quiet_seconds: int) -> Iterator[Service]:
+    """A service without a clock on the tiny model, all of it in a temporary folder, once its first run has ended."""
+    os.environ.pop("PREFECT_API_URL", None)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        workspace = build_workspace(home / "workspace", build_tiny_base(home / "base"))
+        with Service(workspace, home / "prefect", "--cron", "none", "--quiet-seconds", str(quiet_seconds)) as service:
+            service.ended(service.until(service.runs, "the first run, for data that are new")[0].id)
+            yield service

@@ -5,10 +5,8 @@ they end, and where the queue stood still.
 """
 
 import json
-import os
 import random
 import sys
-import tempfile
 from collections import Counter
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -17,14 +15,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.benchmarks.unattended import by_hand
-from tests.conftest import build_tiny_base, build_workspace
-from tests.serving import Service
+from tests.serving import WORDS, Service, served
 
 BY_HAND, BY_DATA = 20, 29  # with the clock: fifty
 SECONDS = 1800
 GAP_SECONDS = 15  # without a run while others wait
-WORDS = [f"{first}{second}" for first in ("cat", "key", "order", "rain") for second in ("board", "fall", "box", "bow", "hole")]
 
 
 def at_once(service: Service) -> None:
@@ -34,7 +29,7 @@ def at_once(service: Service) -> None:
     row = json.loads((raw / "orders.jsonl").read_text().splitlines()[0])
     for number in range(max(BY_HAND, BY_DATA)):
         if number < BY_HAND:
-            by_hand(service)
+            service.start_run()
         if number < BY_DATA:
             row["messages"][-2]["content"] = " ".join(random.Random(number).sample(WORDS, 14))
             (raw / "burst.jsonl").write_text(json.dumps({**row, "id": f"burst-{number}"}) + "\n")
@@ -63,15 +58,11 @@ def way(runs: list[Any]) -> Counter[str]:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        workspace = build_workspace(home / "workspace", build_tiny_base(home / "base"))
-        with Service(workspace, home / "prefect", "--cron", "none", "--quiet-seconds", "1") as service:
-            service.ended(service.until(service.runs, "the first run, for data that are new")[0].id)
-        with Service(workspace, home / "prefect", "--cron", "* * * * *", "--quiet-seconds", "1") as service:
+    with served(quiet_seconds=1) as clockless:
+        clockless.stop()
+        with Service(clockless.workspace, clockless.home, "--cron", "* * * * *", "--quiet-seconds", "1") as service:
             at_once(service)
 
 
 if __name__ == "__main__":
-    os.environ.pop("PREFECT_API_URL", None)
     main()

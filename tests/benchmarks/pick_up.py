@@ -4,10 +4,8 @@ from the bare event.
 .venv/bin/python tests/benchmarks/pick_up.py [ROUNDS]
 """
 
-import os
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,7 @@ from uuid import uuid4
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.conftest import build_tiny_base, build_workspace
-from tests.serving import Service
+from tests.serving import Service, served
 
 
 def new_row(service: Service, number: int) -> None:
@@ -49,21 +46,16 @@ def picked_up(service: Service, known: set[Any], began: float) -> float:
 
 
 def main(rounds: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        workspace = build_workspace(home / "workspace", build_tiny_base(home / "base"))
-        with Service(workspace, home / "prefect", "--cron", "none", "--quiet-seconds", "0") as service:
-            first = service.until(service.runs, "the first run, for data that are new")[0]
-            service.ended(first.id)
-            taken: dict[str, list[float]] = {"data": [], "event": []}
-            for number in range(rounds):
-                for way, seconds in taken.items():
-                    known, began = {run.id for run in service.runs()}, time.time()
-                    if way == "data":
-                        new_row(service, number)
-                    else:
-                        bare_event(service, "quillmere-support")
-                    seconds.append(picked_up(service, known, began))
+    taken: dict[str, list[float]] = {"data": [], "event": []}
+    with served(quiet_seconds=0) as service:
+        for number in range(rounds):
+            for way, seconds in taken.items():
+                known, began = {run.id for run in service.runs()}, time.time()
+                if way == "data":
+                    new_row(service, number)
+                else:
+                    bare_event(service, "quillmere-support")
+                seconds.append(picked_up(service, known, began))
     ours, peer = (statistics.median(seconds) for seconds in taken.values())
     print(
         f"until a run is picked up, median of {rounds}: new data {ours:.1f} s, bare event {peer:.1f} s, "
@@ -73,5 +65,4 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.pop("PREFECT_API_URL", None)
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)

@@ -22,12 +22,11 @@ from tests.conftest import edit_params
 from tests.dashboard import Dashboard
 from tests.integration.running import REFIT, Step, execute
 from tests.postgres import Postgres
-from tests.serving import Service, processes
+from tests.serving import WORDS, Service, processes
 
 ZONE = "Asia/Seoul"
 POLL_SECONDS = 5  # of the cancelling process, between two looks at the server
 NAME = "retrain/quillmere-support"
-WORDS = [f"{first}{second}" for first in ("cat", "key", "order", "rain") for second in ("board", "fall", "box", "bow", "hole")]
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +48,8 @@ def service(cron: str, first: Step, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def by_hand(service: Service, **parameters: Any) -> Any:
-    """A run as the dashboard starts it; its end."""
-    with service.client() as client:
-        deployment = client.read_deployment_by_name(NAME)
-        run = client.create_flow_run_from_deployment(deployment.id, parameters={**parameters, "reason": "by hand"})
-    return service.ended(run.id)
+    """The end of a run that was started by hand."""
+    return service.ended(service.start_run(**parameters))
 
 
 def test_one_deployment_has_all_ways_in(service: Service, cron: str) -> None:
@@ -183,16 +179,14 @@ def test_a_cancelled_training_ends_soon_and_the_next_run_goes_on_with_it(service
 
     settings = ["train.max_steps=150", "train.eval_steps=149"]
     began = service.log().count("/150 loss")
+    run = service.start_run(settings=settings, dry_run=True, reason="to be cancelled")
+    service.until(lambda: service.log().count("/150 loss") > began + 5, "the training")
+    asked = time.monotonic()
     with service.client() as client:
-        deployment = client.read_deployment_by_name(NAME)
-        parameters = {"settings": settings, "dry_run": True, "reason": "to be cancelled"}
-        run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
-        service.until(lambda: service.log().count("/150 loss") > began + 5, "the training")
-        asked = time.monotonic()
-        client.set_flow_run_state(run.id, Cancelling(), force=True)
+        client.set_flow_run_state(run, Cancelling(), force=True)
     service.until(lambda: not processes(service.workspace, b"tasks.train"), "the end of the training")
     assert time.monotonic() - asked < 10 + POLL_SECONDS
-    assert service.ended(run.id).state.type.value == "CANCELLED"
+    assert service.ended(run).state.type.value == "CANCELLED"
     (saved,) = service.workspace.checkpoints.glob("*/checkpoint-*/COMPLETE")
     assert not service.workspace.record("train").exists()
     ended = by_hand(service, dry_run=True)
