@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from tasks.chat import load_tokenizer
 from tasks.checkpoints import last_complete_checkpoint
 from tasks.environment import keep_freed_memory, pick_device, work_offline
-from tasks.errors import PipelineError, StageInputError, TrainingError
+from tasks.errors import PipelineError, StageInputError, TrainingError, one_line
 from tasks.files import parse_yaml, write_atomic
 from tasks.params import load_params
 from tasks.paths import Workspace
@@ -87,12 +87,13 @@ def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None
         StageInputError: the prepared dataset is missing.
         ParamsError: as `sft_config`.
         BaseModelError: as `check_tokenizer`.
-        TrainingError: a row has no supervised token, a number is not finite, a parameter did not change, or no memory is left.
+        TrainingError: a row has no supervised token, a number is not finite, a parameter did not change, no memory is left, or a
+            tracker failed.
         SystemExit: SIGTERM came; a checkpoint was saved.
     """
     work_offline()
     keep_freed_memory()
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.parent.parent / "tensorboard" / folder.name))
+    _keep_trackers_in(folder.parent.parent, folder.name)
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -123,6 +124,18 @@ def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None
     trainer.save_model(str(weights_of(folder)))
     _save_probe(trainer, result.probe, weights_of(folder))
     write_atomic(Fit.path(folder), result.model_dump_json().encode())
+
+
+def _keep_trackers_in(cache: Path, name: str) -> None:
+    """Where those of train.sft.report_to write that are given no server: not into the workspace's top."""
+    places = {
+        "TENSORBOARD_LOGGING_DIR": f"{cache}/tensorboard/{name}",
+        "WANDB_DIR": f"{cache}",
+        "TRACKIO_DIR": f"{cache}/trackio",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{cache}/mlflow.db",
+    }
+    for variable, place in places.items():
+        os.environ.setdefault(variable, place)
 
 
 def load_split(path: Path, section: Train) -> "pa.Table":
@@ -179,7 +192,9 @@ def _run(trainer: Any, folder: Path, named: Callable[[Any], list[str]]) -> bool:
             f"{error}, on the rows {', '.join(named(error.input_ids)) or 'of a packed batch'}; wanted a finite number "
             "above 0: lower train.learning_rate, or look at these rows"
         ) from error
-    except RuntimeError as error:
+    except Exception as error:
+        if (tracker := type(error).__module__.partition(".")[0]) in trainer.args.report_to:
+            raise TrainingError(f"train.sft.report_to: {tracker} failed: {one_line(error)}") from error
         if not should_reduce_batch_size(error) or trainer.args.world_size > 1:
             raise
         return False

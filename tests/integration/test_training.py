@@ -1,6 +1,7 @@
 """Training for real on a tiny model: what is resumed, what is refused, what each method leaves, and what is saved."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from tasks.records import TrainedModel
 from tasks.train import train
 from tasks.warm_start import starting_model
 from tests.conftest import REPO, edit_params
+from tests.integration.running import refused
 
 TRAIN = [sys.executable, "-m", "tasks.train"]
 SMALL = {
@@ -311,6 +313,26 @@ def test_each_method_trains_another_model_that_is_saved_as_trained(
     if "gradient_checkpointing" not in str(settings) and "activation" not in str(settings):
         plain, _ = logged(prepared("plain", **LORA), monkeypatch)
         assert record.digest != plain.digest
+
+
+TRACKIO = """\
+import os
+class TrackioError(Exception): ...
+def init(*_, **__):
+    raise TrackioError(f"no\\ndatabase in {os.environ['TRACKIO_DIR']}")
+"""
+
+
+def test_a_tracker_that_fails_is_named_and_was_to_write_into_the_cache(prepared: Prepare, tmp_path: Path) -> None:
+    """Trackio, in what of it transformers calls first."""
+    package = tmp_path / "packages" / "trackio"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(TRACKIO)
+    workspace = prepared(**{"train.sft": {"report_to": "trackio"}})
+    env = {name: value for name, value in os.environ.items() if name != "TRACKIO_DIR"} | {"PYTHONPATH": str(package.parent)}
+    done = subprocess.run(TRAIN, cwd=workspace.root, env=env, capture_output=True, text=True, check=False)
+    place = workspace.root / ".cache" / "trackio"
+    assert f"train.sft.report_to: trackio failed: no database in {place}" in refused(done, 1, "TrainingError")
 
 
 def test_replies_are_scored_and_the_best_checkpoint_is_taken(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
