@@ -18,16 +18,15 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from tasks.chat import load_tokenizer
 from tasks.checkpoints import last_complete_checkpoint
-from tasks.environment import keep_freed_memory, pick_device, work_offline
+from tasks.environment import keep_freed_memory, work_offline
 from tasks.errors import PipelineError, StageInputError, TrainingError, one_line
-from tasks.files import parse_yaml, write_atomic
+from tasks.files import write_atomic
 from tasks.params import load_params
 from tasks.paths import Workspace
-from tasks.process import die_with_parent, format_error
-from tasks.reply_scores import score_replies
-from tasks.sft_config import Batch, attention, lora_config, precisions, refusals, sft_config, speed_ups
+from tasks.process import die_with_parent, format_error, tell
+from tasks.sft_config import Batch
+from tasks.sft_setup import build_trainer
 from tasks.training_checks import (
-    check_apart,
     check_changed,
     check_losses,
     check_supervision,
@@ -85,7 +84,7 @@ def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None
 
     Raises:
         StageInputError: the prepared dataset is missing.
-        ParamsError: as `sft_config`.
+        ParamsError: as `build_trainer`.
         BaseModelError: as `check_tokenizer`.
         TrainingError: a row has no supervised token, a number is not finite, a parameter did not change, no memory is left, or a
             tracker failed.
@@ -104,7 +103,7 @@ def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None
     check_tokenizer(workspace.base, tokenizer, tables["train"]["input_ids"][:_TOKENIZED_ROWS].to_pylist())
     transformers.set_seed(section.seed)
     named = partial(_sources, workspace.prepared / "train.parquet")
-    trainer, batch = _train(section, folder, partial(_build, section, start, folder, tokenizer, tables), named)
+    trainer, batch = _train(section, folder, partial(build_trainer, section, start, folder, tokenizer, tables), named)
     if not trainer.is_world_process_zero():
         trainer.save_model(str(weights_of(folder)))
         return
@@ -166,7 +165,7 @@ def _train(section: Train, folder: Path, build: Callable[[Batch], Any], named: C
         _release_memory()
         batch = batch.smaller()
         if batch is not None:
-            _tell(f"out of memory; on with batches of {batch.per_device} and {batch.accumulation} of them a step")
+            tell(f"out of memory; on with batches of {batch.per_device} and {batch.accumulation} of them a step")
     raise TrainingError(
         "out of memory with one row at a time; take a smaller base model, lower validate.max_length, or set "
         "train.sft: {activation_checkpointing: true}"
@@ -182,7 +181,7 @@ def _run(trainer: Any, folder: Path, named: Callable[[Any], list[str]]) -> bool:
     checkpoint = last_complete_checkpoint(folder)
     trainer.args.eval_on_start = checkpoint is None
     if checkpoint:
-        _tell(f"resumed from {checkpoint.name}")
+        tell(f"resumed from {checkpoint.name}")
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     before = {} if sharded else weights_hash(trainer.model)
     try:
@@ -201,75 +200,6 @@ def _run(trainer: Any, folder: Path, named: Callable[[Any], list[str]]) -> bool:
     if not sharded:
         check_changed(before, weights_hash(trainer.model), trainer.state.global_step)
     return True
-
-
-def _build(section: Train, start: Path, folder: Path, tokenizer: Any, tables: "dict[str, pa.Table]", batch: Batch) -> Any:
-    from datasets import Dataset
-
-    from tasks.sft_trainer import Trainer
-
-    config = sft_config(section, folder, batch)
-    _check_processes(section, config.world_size)
-    weights, compute = precisions(section)
-    # With a fingerprint of our own, or datasets would pickle the whole table to make one: 8 s for a million rows.
-    columns = ["input_ids", "labels"]
-    rows = {name: Dataset(table.select(columns), fingerprint=f"{folder.name}{name}") for name, table in tables.items()}
-    lengths = {name: table["n_tokens"].to_pylist() for name, table in tables.items()}
-    if config.packing and (longest := max(map(max, lengths.values()))) > config.max_length:
-        raise TrainingError(
-            f"train.sft.max_length is {config.max_length}, and a row has {longest} tokens and would be cut; raise it"
-        )
-    # Rows of like length side by side, so that a batch has little padding; the trainer sorts only what it trains on.
-    rows["eval"] = rows["eval"].select(sorted(range(len(lengths["eval"])), key=lengths["eval"].__getitem__))
-    model = _load(section, start, weights, compute)
-    score = partial(score_replies, tokenizer=tokenizer, rows=list(rows["eval"])) if section.predict_with_generate else None
-    with refusals("train", "trl"):
-        trainer = Trainer(
-            model=model,
-            args=config,
-            lengths=lengths["train"],
-            patience=section.early_stopping_patience,
-            score_replies=score,
-            processing_class=tokenizer,
-            train_dataset=rows["train"],
-            eval_dataset=rows["eval"],
-            peft_config=lora_config(section, model.config.num_hidden_layers),
-        )
-    if config.packing:
-        check_apart(trainer.model, trainer.data_collator, list(rows["eval"].select(range(min(2, len(rows["eval"]))))))
-    elif len(trainer.train_dataset) != len(rows["train"]):
-        raise TrainingError(
-            f"the trainer kept {len(trainer.train_dataset)} of {len(rows['train'])} training rows; none may be lost"
-        )
-    _tell(
-        f"{section.method} in {compute} on {pick_device()} ({', '.join(speed_ups(config, compute))}), batches of "
-        f"{batch.per_device} x {batch.accumulation} x {config.world_size}: {len(rows['train'])} rows"
-    )
-    return trainer
-
-
-def _check_processes(section: Train, started: int) -> None:
-    if section.accelerate_config is None:
-        return
-    wanted = parse_yaml(Path(section.accelerate_config).read_text(encoding="utf-8")).get("num_processes")
-    if started != wanted:
-        raise TrainingError(
-            f"{section.accelerate_config}: wants {wanted} processes, and `accelerate launch` started {started}; correct "
-            "num_processes, or distributed_type (deployments/accelerate/cpu2.yaml for processors)"
-        )
-
-
-def _load(section: Train, start: Path, weights: str, compute: str) -> Any:
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    quantised: dict[str, Any] = {}
-    if section.method == "qlora":
-        settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": compute}
-        quantised = {
-            "quantization_config": BitsAndBytesConfig(load_in_4bit=True, **settings),
-            "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))},
-        }
-    return AutoModelForCausalLM.from_pretrained(start, dtype=weights, attn_implementation=attention(compute), **quantised)
 
 
 def _sources(path: Path, input_ids: Any) -> list[str]:
@@ -309,11 +239,6 @@ def _release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _tell(line: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(line, flush=True)
 
 
 def main() -> int:

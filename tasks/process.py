@@ -33,6 +33,12 @@ def die_with_parent() -> None:
     threading.Thread(target=_die_without_reader, daemon=True).start()
 
 
+def tell(line: str) -> None:
+    """Print a line of the log; of several processes on as many devices, the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, flush=True)
+
+
 def on_parent_death(number: signal.Signals) -> None:
     """Ask the kernel for a signal when this process's parent ends (prctl(2)); nothing happens where the kernel is not Linux."""
     if sys.platform == "linux":

@@ -49,7 +49,7 @@ def seconds_to_first_step(rows: int, folder: Path) -> tuple[float, float]:
     """Of the whole, and of it loading and evaluating the model."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    import tasks.fit
+    import tasks.sft_setup
     from tasks.chat import load_tokenizer
     from tasks.sft_trainer import Trainer, Watch
 
@@ -66,7 +66,7 @@ def seconds_to_first_step(rows: int, folder: Path) -> tuple[float, float]:
     section = load_params(REPO / "params.yaml").train.model_copy(update=changes)
     reached: list[float] = []
     model_seconds: list[float] = []
-    load, evaluate = tasks.fit._load, Trainer.evaluate
+    load, evaluate = tasks.sft_setup._load, Trainer.evaluate
 
     def timed(work: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **settings: Any) -> Any:
@@ -82,11 +82,11 @@ def seconds_to_first_step(rows: int, folder: Path) -> tuple[float, float]:
         reached.append(time.perf_counter())
 
     Watch.on_step_begin = on_step_begin  # type: ignore[method-assign]
-    tasks.fit._load, Trainer.evaluate = timed(load), timed(evaluate)  # type: ignore[method-assign]
+    tasks.sft_setup._load, Trainer.evaluate = timed(load), timed(evaluate)  # type: ignore[method-assign]
     (folder / "run").mkdir()
     began = time.perf_counter()
     fit(section, workspace, folder / "start", folder / "run")
-    tasks.fit._load, Trainer.evaluate = load, evaluate  # type: ignore[method-assign]
+    tasks.sft_setup._load, Trainer.evaluate = load, evaluate  # type: ignore[method-assign]
     return reached[0] - began, sum(model_seconds)
 
 

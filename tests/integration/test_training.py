@@ -425,7 +425,7 @@ def test_an_error_of_a_launched_process_is_told_as_its_own(
 
 
 def test_a_launcher_that_starts_too_few_processes_is_told(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.fit import _check_processes
+    from tasks.sft_setup import _check_processes
 
     workspace = prepared(**{"train.accelerate_config": "deployments/accelerate/cpu2.yaml"})
     monkeypatch.chdir(workspace.root)

@@ -49,6 +49,7 @@ PURE = {
     "fit",
     "reply_scores",
     "sft_config",
+    "sft_setup",
     "sft_trainer",
     "training_checks",
     "warm_start",
