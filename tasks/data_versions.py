@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from tasks.dvc_repo import dvc_repo
-from tasks.errors import DataError, InputError, one_line
+from tasks.dvc_repo import dvc_repo, not_set_up
+from tasks.errors import DataError, one_line
 from tasks.files import copy_atomic, parse_yaml, sha256_file
 from tasks.paths import Workspace
 from tasks.readers import KINDS, find_raw_files, is_raw_file, read_rows
@@ -153,7 +153,7 @@ def _told(revision: str, workspace: Workspace) -> Iterator[None]:
             f"{revision}: no such file or folder, and {workspace.root} is not in git, so it has no revisions; give two folders"
         ) from None
     except NotDvcRepoError:
-        raise InputError(f"{workspace.root}: DVC does not know this folder; run `dvc init` there") from None
+        raise not_set_up(workspace) from None
     except Exception as error:  # each kind of remote raises what its own library has
         said = one_line(error.__cause__ or error)
         raise DataError(

@@ -32,10 +32,13 @@ def dvc_repo(workspace: Workspace, purpose: str, again: str = "try again") -> It
         with Repo(str(workspace.root)) as repo:
             yield repo
     except NotDvcRepoError:
-        raise InputError(
-            f"{workspace.root}: DVC does not know this folder; run `dvc init` there (`dvc init --no-scm` without git)"
-        ) from None
+        raise not_set_up(workspace) from None
     except LockError:
         raise TransientError(f"{workspace.root}: another process holds DVC's lock; wait for that to end, then {again}") from None
     except DvcException as error:
         raise InputError(f"{workspace.root}: DVC cannot {purpose}: {one_line(error)}; mend that, then {again}") from None
+
+
+def not_set_up(workspace: Workspace) -> InputError:
+    """For a folder where `dvc init` was never run."""
+    return InputError(f"{workspace.root}: DVC does not know this folder; run `dvc init` there (`dvc init --no-scm` without git)")

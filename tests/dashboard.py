@@ -46,11 +46,13 @@ class Dashboard:
     def submit(self) -> None:
         self.page.get_by_role("button", name="Submit").click()
 
-    def open_run(self) -> str:
-        """The page of the run that was submitted; gives its id."""
-        self.page.get_by_role("link", name="View run").click()
-        self.page.wait_for_url(re.compile("/runs/flow-run/"))
-        return self.page.url.partition("/flow-run/")[2][:36]
+    def submit_and_open(self) -> str:
+        """The page of the run that the form starts; gives its id, which the form shows for four seconds only."""
+        with self.page.expect_response(re.compile("/create_flow_run$")) as answer:
+            self.submit()
+        run: str = answer.value.json()["id"]
+        self.page.goto(f"{self._root}/v2/runs/flow-run/{run}")
+        return run
 
     def wait_for_state(self, name: str) -> None:
         """Until the page of a run says that it ended so, without a reload."""

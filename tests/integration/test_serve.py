@@ -151,8 +151,7 @@ def test_a_person_runs_watches_and_approves_in_the_browser(service: Service) -> 
         dashboard.submit()
         assert number.evaluate("field => field.validationMessage") == "Value must be greater than or equal to -1."
         number.fill(str(steps))
-        dashboard.submit()
-        run = dashboard.open_run()
+        run = dashboard.submit_and_open()
         dashboard.shows("Logs", f"step {steps}/{steps} loss")
         dashboard.wait_for_state("AwaitingApproval")
         dashboard.shows(
@@ -167,8 +166,7 @@ def test_a_person_runs_watches_and_approves_in_the_browser(service: Service) -> 
         dashboard.form("promote")
         page.get_by_label("candidate").fill(ended.state.message.split()[1])
         page.get_by_label("reason").fill("seen in a browser")
-        dashboard.submit()
-        dashboard.open_run()
+        dashboard.submit_and_open()
         dashboard.wait_for_state("Published")
     moves = (service.workspace.data / "registry" / "history.jsonl").read_text().splitlines()
     assert json.loads(moves[-1])["reason"] == "seen in a browser"

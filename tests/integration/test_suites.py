@@ -16,9 +16,9 @@ from tasks.eval_tasks import load_tasks
 from tasks.evaluation_records import EvalReport, SuitesReport
 from tasks.paths import Workspace
 from tasks.suites import suites
-from tests.conftest import REPO, build_workspace, edit_params
+from tests.conftest import REPO, edit_params
 from tests.evaluating import section
-from tests.integration.running import execute, refused, stage
+from tests.integration.running import Step, execute, refused, stage
 
 CHOICE = {
     "dataset_path": "json",
@@ -134,9 +134,9 @@ def test_items_that_cannot_be_fetched_now_may_be_later(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Workspace:
+def scored(first: Step, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Base, scored by a scorer of the workspace's own, with a target task, few-shot examples, the chat template and a limit."""
-    workspace = build_workspace(tmp_path_factory.mktemp("suites") / "workspace", tiny_base)
+    workspace = Workspace(Path(shutil.copytree(first.left.root, tmp_path_factory.mktemp("suites") / "workspace")))
     folder = workspace.data / "eval"
     numbers = [{"name": "number", "filter": [{"function": "regex", "regex_pattern": "(\\d+)"}, {"function": "take_first"}]}]
     as_it_is = {"name": "as_it_is", "filter": [{"function": "take_first"}]}
@@ -155,7 +155,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Workspa
         "gate.learned": {"reply_loss": {"min_gain": 0.1, "floor": 9}, "quiz": {"min_gain": 0.0, "floor": 0.0}},
     }
     edit_params(workspace, settings)
-    for command in (["suites"], ["base"], ["validate"], ["prepare"], ["evaluate", "base"]):
+    for command in (["suites"], ["evaluate", "base"]):
         done = execute(workspace, stage(*command))
         assert done.returncode == 0, done.stderr
     return workspace
