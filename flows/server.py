@@ -86,7 +86,7 @@ class _Child:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start"],
+            [sys.executable, "-m", "flows.server_process"],
             env=self._settings,
             stdin=subprocess.DEVNULL,
             stdout=self._log,

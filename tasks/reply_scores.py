@@ -13,7 +13,7 @@ def last_reply(labels: Sequence[int]) -> tuple[int, int]:
     return start, end
 
 
-def score_replies(model: Any, tokenizer: Any, rows: Sequence[dict[str, list[int]]]) -> dict[str, float]:
+def generation_metrics(model: Any, tokenizer: Any, rows: Sequence[dict[str, list[int]]]) -> dict[str, float]:
     """Generate greedily after the prompt of each row's last reply; as many tokens as the longest reply of the rows has.
 
     Returns:

@@ -9,7 +9,7 @@ from tasks.environment import pick_device
 from tasks.errors import TrainingError
 from tasks.files import parse_yaml
 from tasks.process import tell
-from tasks.reply_scores import score_replies
+from tasks.reply_scores import generation_metrics
 from tasks.sft_config import Batch, attention, lora_config, precisions, refusals, sft_config, speed_ups
 from tasks.training_checks import check_apart
 from tasks.training_section import Train
@@ -51,7 +51,7 @@ def build_trainer(
     # Rows of like length side by side, so that a batch has little padding; the trainer sorts only what it trains on.
     rows["eval"] = rows["eval"].select(sorted(range(len(lengths["eval"])), key=lengths["eval"].__getitem__))
     model = _load(section, start, weights, compute)
-    score = partial(score_replies, tokenizer=tokenizer, rows=list(rows["eval"])) if section.predict_with_generate else None
+    score = partial(generation_metrics, tokenizer=tokenizer, rows=list(rows["eval"])) if section.predict_with_generate else None
     with refusals("train", "trl"):
         trainer = Trainer(
             model=model,

@@ -25,16 +25,17 @@ from tasks.training_section import Train
 from tests.benchmarks.training import pace, prepared, trained
 
 NO_EVALUATION = 10_000
-FEW_STEPS = 2  # of a precision that may be a hundred times slower
+ONE_ROW = {"max_steps": 1, "per_device_train_batch_size": 1}  # of a precision that may be a hundred times slower
 
 
-def choices(section: Train) -> dict[str, dict[str, Any]]:
+def choices(section: Train) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """By name: what both settings share beside params.yaml, and what the other one changes."""
     other = "float32" if pick_dtype("auto") == "bfloat16" else "bfloat16"
     sizes = [size for size in (1, 2, 4, 8, 16) if size != section.per_device_train_batch_size]
     return {
-        "rows in random order": {"sft": {"train_sampling_strategy": "random"}},
-        **{f"batches of {size}": {"per_device_train_batch_size": size} for size in sizes},
-        other: {"dtype": other, "max_steps": FEW_STEPS},
+        "rows in random order": ({}, {"sft": {"train_sampling_strategy": "random"}}),
+        **{f"batches of {size}": ({}, {"per_device_train_batch_size": size}) for size in sizes},
+        other: (ONE_ROW, {"dtype": other}),
     }
 
 
@@ -71,11 +72,11 @@ def main(count: int) -> None:
             shutil.rmtree(left, ignore_errors=True)
             return pace(trained(section.model_copy(update=changes), workspace, left).history)
 
-        tokens_a_second(max_steps=FEW_STEPS)  # the first one also loads libraries
+        tokens_a_second(max_steps=1)  # the first one also loads libraries
         found = {}
-        for name, changes in choices(section).items():
-            default = tokens_a_second(max_steps=changes.get("max_steps", section.max_steps))
-            found[name] = tokens_a_second(**changes) / default
+        for name, (common, changes) in choices(section).items():
+            default = tokens_a_second(**common)
+            found[name] = tokens_a_second(**common, **changes) / default
         default = tokens_a_second()
         with one_thread():
             found["one thread"] = tokens_a_second() / default

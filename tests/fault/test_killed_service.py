@@ -20,7 +20,7 @@ def test_a_run_of_a_killed_service_goes_on_where_it_was(make_workspace: MakeWork
         service.until(lambda: re.search(r"step 1\d/150 loss", service.log()), "a training, since the data are new")
         (run,) = [run for run in service.runs() if not run.auto_scheduled]
         (training,) = processes(workspace, b"-m", b"tasks.train")
-        (server,) = processes(workspace, b"-m", b"prefect", b"server", b"start")
+        (server,) = processes(workspace, b"-m", b"flows.server_process")
         children = [os.pidfd_open(number) for number in (training, server)]
         service.process.kill()
         service.process.wait()
@@ -49,10 +49,10 @@ def test_a_server_and_a_run_that_are_killed_come_back(make_workspace: MakeWorksp
     workspace = make_workspace(**{"train.max_steps": 700, "train.eval_steps": 50, "train.learning_rate": 0.001})
     with Service(workspace, tmp_path / "prefect", "--cron", "none", "--quiet-seconds", "0") as service:
         service.until(lambda: re.search(r"step \d\d/700 loss", service.log()), "a training, since the data are new")
-        (server,) = processes(workspace, b"-m", b"prefect", b"server", b"start")
+        (server,) = processes(workspace, b"-m", b"flows.server_process")
         os.kill(server, signal.SIGKILL)
         service.until(lambda: service.read("deployments"), "another server")
-        (again,) = processes(workspace, b"-m", b"prefect", b"server", b"start")
+        (again,) = processes(workspace, b"-m", b"flows.server_process")
         assert again != server
         (run,) = service.runs()
         assert run.state.type.value == "RUNNING", "it waited for its server"

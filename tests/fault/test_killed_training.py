@@ -46,7 +46,7 @@ def test_no_child_outlives_a_killed_run_and_a_killed_child_is_retried(make_works
     first = start_run(workspace)
     read_until(first, r"step 5/60 loss")
     (dvc,) = processes(workspace, b"-m", b"dvc", b"repro")
-    (server,) = processes(workspace, b"-m", b"prefect", b"server", b"start")
+    (server,) = processes(workspace, b"-m", b"flows.server_process")
     children = [os.pidfd_open(number) for number in (training_process(workspace), dvc, server)]
     first.kill()
     first.wait()

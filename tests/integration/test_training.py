@@ -362,20 +362,20 @@ def test_replies_are_those_that_the_model_gives(prepared: Prepare) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tasks.reply_scores import score_replies
+    from tasks.reply_scores import generation_metrics
 
     workspace = prepared()
     tokenizer = load_tokenizer(workspace.base)
     (row,) = Encoder(tokenizer)(conversations(0, 1))
     model = AutoModelForCausalLM.from_pretrained(workspace.base)
-    before = score_replies(model, tokenizer, [dict(row)])  # type: ignore[arg-type]
+    before = generation_metrics(model, tokenizer, [dict(row)])  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(model.parameters(), 0.01)
     for _ in range(60):
         loss = model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    after = score_replies(model, tokenizer, [dict(row), dict(row)])  # type: ignore[arg-type]
+    after = generation_metrics(model, tokenizer, [dict(row), dict(row)])  # type: ignore[arg-type]
     assert before["eval_exact_match"] == 0
     assert before["eval_chrf"] < 30
     assert after == {"eval_exact_match": 1.0, "eval_chrf": pytest.approx(100)}
