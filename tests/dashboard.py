@@ -9,7 +9,7 @@ from typing import Self
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-SECONDS = 240  # for one step on a busy machine
+SECONDS = 600  # for one step on a busy machine
 expect.set_options(timeout=SECONDS * 1000)
 
 
@@ -31,6 +31,8 @@ class Dashboard:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            print(f"the page at {self.page.url} said:", self.page.inner_text("body"), sep="\n")
         self._browser.close()
         self._playwright.stop()
 

@@ -21,7 +21,7 @@ from tests.conftest import build_tiny_base, build_workspace, free_port
 Found = TypeVar("Found")
 WORDS = [f"{first}{second}" for first in ("cat", "key", "order", "rain") for second in ("board", "fall", "box", "bow", "hole")]
 """Of which questions are made that are no near-duplicates of any other."""
-SECONDS = 240  # on a busy machine; a tenth of it on an idle one
+SECONDS = 600  # on a busy machine; far less on an idle one
 
 
 def processes(workspace: Workspace, *words: bytes) -> list[int]:

@@ -14,7 +14,7 @@ from tasks.paths import Workspace
 from tasks.repro import STAGES
 
 REFIT = (str(Path(sys.executable).with_name("refit")),)
-TIMEOUT = 300.0
+TIMEOUT = 900.0  # of a command that hangs; a whole run beside other tiers has taken 300
 Done = subprocess.CompletedProcess[str]
 
 
