@@ -53,6 +53,12 @@ def until(process: "subprocess.Popen[bytes]", log: Path, look: Callable[[], Foun
     raise AssertionError(f"{what} did not come:\n{log.read_text(errors='replace')}")
 
 
+def answers(api: str) -> bool:
+    """Whether a Prefect server is there; raises as `until` passes over while it is not."""
+    with urllib.request.urlopen(f"{api}/health", timeout=5):
+        return True
+
+
 class Service:
     """Started on a free port with a Prefect home of its own; the context ends it."""
 

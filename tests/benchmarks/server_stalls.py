@@ -14,6 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.conftest import free_port
+from tests.serving import answers, until
 
 CLIENTS = 6
 STALL_SECONDS = 20.0
@@ -73,7 +75,7 @@ def measured(words: list[str], seconds: float, home: Path) -> list[Client]:
     with (home / "log").open("w") as log:
         server = subprocess.Popen([sys.executable, *words], env={**os.environ, **quiet, **place}, stdout=log, stderr=log)
     try:
-        wait_for(f"{api}/health", server)
+        until(server, home / "log", partial(answers, api), "the server")
         clients = [Client(api) for _ in range(CLIENTS)]
         flow = clients[0].ask("flows/", {"name": "measured"})["id"]
         end = time.monotonic() + seconds
@@ -91,16 +93,6 @@ def measured(words: list[str], seconds: float, home: Path) -> list[Client]:
     finally:
         server.terminate()
         server.wait(60)
-
-
-def wait_for(address: str, server: "subprocess.Popen[bytes]") -> None:
-    while server.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.2)
-    raise SystemExit("no server came up")
 
 
 def main(seconds: float) -> None:

@@ -2,11 +2,10 @@
 
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from tasks.paths import Workspace
 from tests.conftest import build_workspace, free_port
 from tests.integration.running import REFIT, Step, add_defects, execute, take
+from tests.serving import answers, until
 
 SETTINGS = {
     "DO_NOT_TRACK": "1",
@@ -60,23 +60,8 @@ def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Server]:
 @pytest.fixture(scope="session")
 def server(starting: _Server) -> str:
     """The address of its API, which answers."""
-    _wait_until_healthy(starting.process, starting.api, starting.log)
+    until(starting.process, starting.log, partial(answers, starting.api), "a Prefect server", SERVER_SECONDS)
     return starting.api
-
-
-def _wait_until_healthy(process: "subprocess.Popen[bytes]", api: str, log: Path) -> None:
-    for _ in range(SERVER_SECONDS * 5):
-        try:
-            with urllib.request.urlopen(f"{api}/health", timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            pass
-        try:
-            process.wait(0.2)
-        except subprocess.TimeoutExpired:
-            continue
-        break
-    raise AssertionError(f"no Prefect server:\n{log.read_text()}")
 
 
 @pytest.fixture(scope="session")
