@@ -403,6 +403,7 @@ def test_an_error_of_a_launched_process_is_told_as_its_own(
 ) -> None:
     """The launcher itself only says that a process left with 1."""
     import tasks.fit
+    import tasks.sft_setup
 
     workspace = prepared(
         **{"train.method": "full", "train.learning_rate": 1e-30, "train.accelerate_config": "deployments/accelerate/cpu2.yaml"}
@@ -412,7 +413,7 @@ def test_an_error_of_a_launched_process_is_told_as_its_own(
         def __init__(self, command: list[str], **_: object) -> None:
             monkeypatch.setattr(sys, "argv", command[command.index("tasks.fit") :])
             monkeypatch.setattr(tasks.fit, "die_with_parent", lambda: None)
-            monkeypatch.setattr(tasks.fit, "_check_processes", lambda *_: None)
+            monkeypatch.setattr(tasks.sft_setup, "_check_processes", lambda *_: None)
             self.code = tasks.fit.main()
 
         def wait(self) -> int:
