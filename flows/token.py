@@ -25,6 +25,6 @@ def hub_token(needed: bool) -> Iterator[None]:
 
 def _from_block() -> str | None:
     try:
-        return str(Secret.load(BLOCK, _sync=True).get())  # type: ignore[call-arg,union-attr]
+        return str(Secret.load(BLOCK, _sync=True).get()).strip()  # type: ignore[call-arg,union-attr]
     except ValueError:  # there is no such block
         return None

@@ -89,6 +89,12 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
+def sync(path: Path) -> None:
+    """Wait until the disk has the bytes of a file."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
 def copy_atomic(source: Path, target: Path) -> None:
     """As `write_atomic` with the bytes of another file, which need not fit into memory."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")

@@ -196,6 +196,9 @@ class HubRegistry:
     def _ready(self) -> tuple[State, list[str]]:
         """The state of a repository that exists, and the files of ours on its main.
 
+        A champion whose tag is missing, since its publication was cut off or its pull request was merged, gets it first: once
+        main has moved on, nothing else would tell of that version.
+
         Raises:
             RegistryError: there are others, which a reader would take for a part of the model.
         """
@@ -206,7 +209,9 @@ class HubRegistry:
             state = read_state(self._repository)
         if state.head is None:
             raise RegistryError(f"{self.name}: has no branch {MAIN}, though it exists; make it, or choose another push.repo_id")
-        return state, our_files(self._repository, state.head)
+        if self._tag_champion(state):
+            state = read_state(self._repository)
+        return state, our_files(self._repository, str(state.head))
 
     def _promote(
         self, state: State, ours: list[str], commit: str, manifest: Manifest, expected: str | None, reason: str
@@ -259,14 +264,21 @@ class HubRegistry:
         if champion is None or champion.version != version or state.head is None:
             raise StaleChampionError(f"{self.name}: somebody moved the pointer right after {version}; run again to judge anew")
         self._check_main(version, verified, state.head)
-        api, repo_id = self._repository.api, self._repository.repo_id
-        if version not in state.tags:
-            with self._repository.asking(f"tag {version}"):
-                api.create_tag(repo_id, tag=version, revision=self._publication(version, state.head))
+        self._tag_champion(state)
         with self._repository.asking("delete staging branches"):
             for branch in state.staging:
-                api.delete_branch(repo_id, branch=branch)
+                self._repository.api.delete_branch(self._repository.repo_id, branch=branch)
         return champion
+
+    def _tag_champion(self, state: State) -> bool:
+        """Unless it has its tag; tells whether there was something to do."""
+        if state.champion is None or state.head is None or (version := state.champion.version) in state.tags:
+            return False
+        with self._repository.asking(f"tag {version}"):
+            self._repository.api.create_tag(
+                self._repository.repo_id, tag=version, revision=self._publication(version, state.head)
+            )
+        return True
 
     def _check_main(self, version: str, verified: str, head: str) -> None:
         """A card may be edited there by hand, nothing else."""

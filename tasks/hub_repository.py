@@ -1,7 +1,7 @@
 """One repository of the Hugging Face Hub, through the documented API of its client, with errors of ours."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +66,8 @@ class HubRepository:
                 if error.response.status_code != 404:
                     raise
             owner = self.api.whoami()
+        if owner.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            raise RegistryError(f"{self.name}: does not exist, and HF_TOKEN may only read; take a token that may write")
         namespaces = [owner["name"], *(organisation["name"] for organisation in owner.get("orgs", []))]
         if self.repo_id.partition("/")[0] not in namespaces:
             raise RegistryError(
@@ -123,7 +125,7 @@ class HubRepository:
         if isinstance(error, RevisionNotFoundError):  # whatever revision is asked for was in a listing just before
             return NetworkError(f"{said}; it went meanwhile, with the end of another publication")
         if status == 429:
-            return RateLimitedError(said, _seconds(error.response.headers.get("retry-after")))
+            return RateLimitedError(said, _seconds(error.response.headers))
         if status in (408, 409, 412) or status >= 500:
             return NetworkError(said)
         if status == 401:
@@ -138,7 +140,12 @@ def open_repository(repo_id: str) -> HubRepository:
     from huggingface_hub import HfApi
 
     limit_patience(_TIMEOUT)
-    return HubRepository(repo_id, HfApi(token=os.environ.get("HF_TOKEN") or False, library_name="refit"))
+    return HubRepository(repo_id, HfApi(token=token_of_environment() or False, library_name="refit"))
+
+
+def token_of_environment() -> str:
+    """HF_TOKEN without the line end that it has where it comes from a file, and which an error of HTTP would show with it."""
+    return os.environ.get("HF_TOKEN", "").strip()
 
 
 def limit_patience(seconds: float) -> None:
@@ -157,6 +164,12 @@ def first_line(error: object) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _seconds(header: str | None) -> float:
-    """Of a Retry-After that gives seconds; one second where it gives a date or nothing."""
-    return float(header) if header and header.isascii() and header.isdigit() else 1.0
+def _seconds(headers: Mapping[str, str]) -> float:
+    """Of a Retry-After that gives seconds, or of the Hub's own header; one second where neither does."""
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    after = headers.get("retry-after", "")
+    if after.isascii() and after.isdigit():
+        return float(after)
+    limit = parse_ratelimit_headers(headers)
+    return float(limit.reset_in_seconds) if limit else 1.0

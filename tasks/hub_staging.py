@@ -50,6 +50,8 @@ def upload(repository: HubRepository, state: State, model: Path, digest: str, do
                 api.create_branch(repo_id, branch=branch, revision=state.head, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder, revision=branch, commit_message=message)
         files = _arrived(repository, branch, folder)
+    if bad := [name for name, data in documents.items() if files[name] != hashlib.sha256(data).hexdigest()]:
+        raise NetworkError(f"{repository.name}: {', '.join(bad)} arrived on {branch} otherwise than sent; {MAIN} is unchanged")
     of_model = sha256_json({path.name: files[path.name] for path in paths})
     if of_model != digest:
         raise RegistryError(f"{model}: has digest {of_model[:12]}, wanted {digest[:12]}; it changed meanwhile, judge it again")

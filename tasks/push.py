@@ -5,7 +5,6 @@ python -m tasks.push
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from tasks.decision_text import markdown
 from tasks.errors import NotApprovedError, RegistryError, StageInputError, StaleChampionError
 from tasks.evaluation_records import EvalReport, GateDecision
 from tasks.files import sha256_json
+from tasks.hub_repository import token_of_environment
 from tasks.model_card import CardFacts, model_card
 from tasks.params import Params
 from tasks.paths import Workspace
@@ -129,7 +129,7 @@ def _check_secrets(documents: Mapping[str, bytes], model: Path) -> None:
     """Nothing that looks like a key leaves: what a person wrote into parameters or paths ends up in these files."""
     texts = {name: data.decode("utf-8", "replace") for name, data in documents.items()}
     texts |= {name: (model / name).read_text("utf-8", "replace") for name in _SMALL_FILES if (model / name).is_file()}
-    token = os.environ.get("HF_TOKEN")
+    token = token_of_environment()
     if found := sorted(name for name, text in texts.items() if find_secret(text) or (token and token in text)):
         raise RegistryError(
             f"{', '.join(found)}: what looks like a key, token or password stands there, so nothing was published; "

@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from tasks.errors import NetworkError, NotApprovedError, RegistryError, StaleChampionError
 from tasks.files import hash_tree, tree_digest
 from tasks.hub_registry import HubRegistry
-from tasks.hub_repository import HubRepository
+from tasks.hub_repository import HubRepository, _seconds, open_repository
 from tasks.registry import Pointer
 from tests.hub import Fault, Hub
 from tests.hub_client import REPO_ID, open_registry_of, use_client
@@ -285,6 +285,25 @@ def test_a_proposed_version_is_one_when_it_is_merged(hub: Hub, tmp_path: Path) -
     assert registry.verify("v2").model_digest == digest
 
 
+def test_a_version_whose_tag_is_missing_gets_it_from_the_next_one(hub: Hub, tmp_path: Path) -> None:
+    """A merged one, and one whose publisher was ended between main and tag; both can be gone back to."""
+    registry = open_registry_of(hub, by_pull_request=True)
+    publish(registry, tmp_path, "one")
+    propose(registry, tmp_path, "two", "v1")
+    merge(hub, 1)
+    merged = hub.head(REPO_ID)
+    propose(registry, tmp_path, "three", "v2")
+    assert hub.tags(REPO_ID)["v2"] == merged
+    hub.fault = lambda number, method, path: Fault(500) if "/tag/" in path else None
+    with pytest.raises(NetworkError, match="cannot tag v3"):
+        publish(registry, tmp_path, "four")
+    hub.fault = None
+    assert "v3" not in hub.tags(REPO_ID)
+    publish(registry, tmp_path, "five")
+    assert registry.versions() == ["v1", "v2", "v3", "v4"]
+    assert registry.rollback(None, "worse").digest == tree_digest(tmp_path / "four")
+
+
 def test_a_closed_pull_request_is_a_refusal(hub: Hub, tmp_path: Path) -> None:
     registry = open_registry_of(hub, by_pull_request=True)
     publish(registry, tmp_path, "one")
@@ -327,8 +346,17 @@ def test_many_shards_arrive_in_several_commits_and_move_in_one(
     assert len(hub.files(REPO_ID)) > 300
 
 
+def test_a_token_with_a_line_end_is_taken_without_it(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from a file; HTTP would refuse it, in an error that shows it."""
+    monkeypatch.setenv("HF_TOKEN", f"{hub.token}\n")
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    assert open_repository(REPO_ID).api.token == hub.token
+
+
 def test_tokens(hub: Hub, registry: HubRegistry, tmp_path: Path) -> None:
     registry.check_access()  # there is no repository yet, but the namespace is the user's own
+    with pytest.raises(RegistryError, match="does not exist, and HF_TOKEN may only read"):
+        open_registry_of(hub, hub.read_token).check_access()
     publish(registry, tmp_path, "one")
     registry.check_access()
     reader, nobody, wrong = (open_registry_of(hub, token) for token in (hub.read_token, False, "hf_wrong"))
@@ -360,6 +388,14 @@ def test_a_hub_that_asks_for_patience_gets_it(
     hub.fault = lambda number, method, path: Fault(429) if "/tree/" in path else None
     with pytest.raises(NetworkError, match=r"cannot list .*: 429"):
         publish(registry, tmp_path, "two")
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({"retry-after": "7"}, 7.0), ({"ratelimit": '"api";r=0;t=55'}, 55.0), ({"retry-after": "Fri, 27 Nov 2026 10:00:00 GMT"}, 1.0)],
+)
+def test_how_long_the_hub_wants_one_to_wait(headers: dict[str, str], seconds: float) -> None:
+    assert _seconds(headers) == seconds
 
 
 def test_history_of_another_hand_is_refused(hub: Hub, registry: HubRegistry, tmp_path: Path) -> None:
