@@ -12,7 +12,7 @@ from tasks.process import format_error
 
 CRON = "0 3 * * *"
 _EPILOG = """exit codes: 0 published or unchanged, 1 failure, 2 bad input (parameters, data, usage), 3 rejected by the gate,
-4 inconclusive (too few items to tell), 5 awaiting approval (`refit approve`)"""
+4 inconclusive (too few items to tell), 5 awaiting approval (`refit approve`), 6 not published (a person refused it)"""
 
 
 def main(argv: list[str] | None = None) -> int:

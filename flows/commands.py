@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import Any
 
 from tasks.decision_text import explain as explained
-from tasks.errors import DataError, InputError, ParamsError
+from tasks.errors import DataError, InputError, NetworkError, ParamsError
 from tasks.evaluation_records import GateDecision
 from tasks.overrides import overridden, override
 from tasks.params import Params, load_params
 from tasks.paths import Workspace
 from tasks.registry import Registry, open_registry
 
-EXIT_CODES = {"Published": 0, "Unchanged": 0, "Rejected": 3, "Inconclusive": 4, "AwaitingApproval": 5}
+EXIT_CODES = {"Published": 0, "Unchanged": 0, "Rejected": 3, "Inconclusive": 4, "AwaitingApproval": 5, "NotPublished": 6}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -105,12 +105,16 @@ def status(arguments: argparse.Namespace) -> int:
     status = read_status(workspace, params)
     verdict = status.decision.verdict if status.decision else None
     api = api_of(workspace)
-    server = read_server_status(api, params.push.name) if api else None
+    server, silent = None, "none known: set PREFECT_API_URL, or `refit serve`"
+    try:
+        server = read_server_status(api, params.push.name) if api else None
+    except NetworkError as error:
+        silent = str(error)
     lines = [f"{stage:<20} {'to run' if stage in status.stale else 'up to date'}" for stage in STAGES]
     lines.append(f"{'last decision':<20} {verdict or 'none yet'}")
     lines.append(f"{'champion':<20} {status.champion or 'none yet'}{' (this candidate)' if status.published else ''}")
     lines.append(f"{'data':<20} {'some wait that no run has seen' if status.data_wait else 'as the last run saw them'}")
-    lines.append(f"{'server':<20} {server.api if server else 'none known: set PREFECT_API_URL, or `refit serve`'}")
+    lines.append(f"{'server':<20} {server.api if server else silent}")
     if server:
         lines.append(f"{'next run':<20} {server.next or 'none planned'}")
         lines += [f"{'run':<20} {run.line()}" for run in server.runs]

@@ -4,12 +4,15 @@ import logging
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from flows.server import server
+from flows.server import password, server
+from flows.server_status import api_of
 from tasks.errors import PipelineError
+from tasks.paths import Workspace
 
 
 class _OneLineErrors(logging.Filter):
@@ -24,12 +27,17 @@ class _OneLineErrors(logging.Filter):
 def run_in_process(load: Callable[[], Any], **parameters: Any) -> tuple[str, str]:
     """Run the flow that `load` gives; returns the name and the message of its final state.
 
+    Where `refit serve` works in the same workspace it is on its server: a second one would write into the same database.
+
     Raises:
         PipelineError: the stage's own error, if it failed; or there is no server and none could be started.
     """
     with ExitStack() as stack:
         if not PREFECT_API_URL.value():
-            print(f"dashboard of this run: {stack.enter_context(server())}", file=sys.stderr)
+            if api := api_of(Workspace.find(Path(parameters.get("workspace", ".")))):
+                stack.enter_context(temporary_settings({PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: password()}))
+            else:
+                print(f"dashboard of this run: {stack.enter_context(server())}", file=sys.stderr)
         flow = load()
         for handler in (*logging.getLogger().handlers, *logging.getLogger("prefect").handlers):  # the console's is the root's
             handler.addFilter(_OneLineErrors())

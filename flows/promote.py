@@ -1,10 +1,11 @@
-"""Publish a candidate that waits for approval. The gate's decision is read again: nobody can approve what it did not pass."""
+"""Publish a candidate that waits for approval. The gate's decision is read again: what it did not pass needs an override."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import State, flow, get_run_logger
 from prefect.runtime import flow_run
+from pydantic import Field
 
 from flows import stages
 from flows.notify import notify
@@ -15,7 +16,12 @@ from tasks.refusals import waiting
 
 
 @flow(name="promote", description=__doc__, on_completion=[notify], on_failure=[notify], on_crashed=[notify])
-def promote(candidate: str, reason: str, override: bool = False, workspace: str = ".") -> State[Any]:
+def promote(
+    candidate: Annotated[str, Field(min_length=8)],
+    reason: Annotated[str, Field(min_length=1)],
+    override: bool = False,
+    workspace: str = ".",
+) -> State[Any]:
     """Make the candidate the champion.
 
     Args:

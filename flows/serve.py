@@ -73,6 +73,8 @@ def serve(
         runner = Runner(limit=_AT_ONCE, pause_on_shutdown=False)
         registered = [cast("UUID", runner.add_deployment(each)) for each in deployments(name, cron, timezone, collision_strategy)]
         with get_client(sync_client=True) as client:
+            if cron is None:
+                _forget_schedules(client, registered[0])
             ensure_automations(client, name, registered, params.notify.blocks)
         # After that: nobody would listen to the event before.
         stack.enter_context(watching(Watch(workspace, quiet_seconds, min_new_rows), f"{retrain.name}/{name}"))
@@ -112,6 +114,12 @@ def deployments(name: str, cron: str | None, timezone: str, collision_strategy: 
         ),
         promote.to_deployment(name, entrypoint_type=EntrypointType.MODULE_PATH),
     ]
+
+
+def _forget_schedules(client: SyncPrefectClient, deployment: UUID) -> None:
+    """Of an earlier start: a deployment that is registered without schedules keeps those that it has."""
+    for schedule in client.read_deployment_schedules(deployment):
+        client.delete_deployment_schedule(deployment, schedule.id)
 
 
 def _pick_up(client: SyncPrefectClient, name: str) -> None:

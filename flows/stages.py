@@ -53,8 +53,11 @@ def _run_stage(workspace: Workspace, stage: str, forced: bool) -> Record:
         if not forced and not stale_stages(workspace, params, [stage]):
             logger.info("%s: unchanged", stage)
         else:
+            if stage == "train":
+                tasks.preflight.before_training(workspace, params)
             progress = TrainingProgress(logger.info) if stage == "train" else logger.info
-            reproduce(workspace, stage, progress, params.timeouts.of(stage), forced)
+            # Of a base model's folder that was edited DVC itself would say that nothing changed.
+            reproduce(workspace, stage, progress, params.timeouts.of(stage), forced or stage == "base")
     record = STAGES[stage].read(workspace.record(stage))
     report(stage, record, workspace)
     return record
@@ -142,12 +145,15 @@ def clean(workspace: Workspace) -> None:
 def held(workspace: Workspace, decision: GateDecision, dry_run: bool) -> State[Any] | None:
     """The end of a run whose candidate passed and is not to be published now; None if it may be, or is published already."""
     section = load_params(workspace.params).push
+    digest = decision.candidate_digest
     with hub_token(section.registry == "hub"):
-        champion = open_registry(section, workspace).champion()
-    if champion is not None and champion.digest == decision.candidate_digest:
-        return None
-    passed = f"candidate {decision.candidate_digest[:12]} passed the gate and"
-    if why := why_refused(workspace, decision.candidate_digest, section):
+        registry = open_registry(section, workspace)
+        champion = registry.champion()
+        if champion is not None and champion.digest == digest:
+            return None
+        taken_back = registry.withdrawn(digest)
+    passed = f"candidate {digest[:12]} passed the gate and"
+    if why := why_refused(workspace, digest, section) or taken_back:
         return Completed(name="NotPublished", message=f"{passed} was refused: {why}")
     if dry_run:
         return Completed(name="NotPublished", message=f"{passed} was not published, since this was a dry run")

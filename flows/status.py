@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tasks.base import folder_changed
 from tasks.champion import current
 from tasks.data_watch import watch_of
 from tasks.drift import current_reference
@@ -9,7 +10,7 @@ from tasks.evaluation_records import ChampionRecord, GateDecision
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.publishing_sections import Push, Recording
-from tasks.records import DriftReport, VersionRecord
+from tasks.records import BaseModelRecord, DriftReport, VersionRecord
 from tasks.refusals import why_refused
 from tasks.registry import Registry, open_registry
 from tasks.repro import STAGES, changed_stages
@@ -73,9 +74,9 @@ def _recorded(section: Recording, version: str, workspace: Workspace) -> bool:
 
 
 def stale_stages(workspace: Workspace, params: Params, stages: list[str]) -> list[str]:
-    """Those of `stages` that are not up to date: by DVC, and where they read the registry, by what it holds now."""
+    """Those of `stages` that are not up to date: by DVC, and where they read what it does not know, by what stands there now."""
     changed = set(changed_stages(workspace, stages))
-    return [stage for stage in stages if stage in changed or (stage in READ_REGISTRY and READ_REGISTRY[stage](workspace, params))]
+    return [stage for stage in stages if stage in changed or (stage in _LOOK and _LOOK[stage](workspace, params))]
 
 
 def _reference_moved(workspace: Workspace, params: Params) -> bool:
@@ -86,5 +87,10 @@ def _champion_moved(workspace: Workspace, params: Params) -> bool:
     return ChampionRecord.read(workspace.record("champion")) != current(workspace, params)
 
 
+def _base_edited(workspace: Workspace, params: Params) -> bool:
+    return folder_changed(params.base, workspace.root, BaseModelRecord.read(workspace.record("base")))
+
+
 READ_REGISTRY = {"drift": _reference_moved, "champion": _champion_moved}
 """Stages that look into the registry, with what tells whether it gives another answer than the last time."""
+_LOOK = READ_REGISTRY | {"base": _base_edited}

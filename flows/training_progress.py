@@ -26,12 +26,19 @@ class TrainingProgress:
         self._curves: dict[str, list[tuple[float, float]]] = {"train loss": [], "eval loss": []}
         self._progress = _Artifact(_PROGRESS_SECONDS)
         self._picture = _Artifact(_PICTURE_SECONDS)
+        self._failed = False
 
     def __call__(self, line: str) -> None:
         """Take one line of the output."""
         self._log(line)
-        if not (found := _STEP.match(line)):
-            return
+        if (found := _STEP.match(line)) and not self._failed:
+            try:
+                self._show(found)
+            except Exception as error:  # whatever it is: the training itself goes on
+                self._failed = True
+                self._log(f"the dashboard shows this training no further: {type(error).__name__}: {error}")
+
+    def _show(self, found: re.Match[str]) -> None:
         done, total = int(found[1]), int(found[2])
         for name, value in _LOSS.findall(found[3]):
             self._curves["eval loss" if name == "eval_loss" else "train loss"].append((done, float(value)))

@@ -64,16 +64,26 @@ def resource(name: str) -> str:
 
 
 class Watch:
-    """Of one workspace and the runs of its model. Data that validate has seen as they are count as known."""
+    """Of one workspace and the runs of its model. Data that validate has seen as they are count as known.
+
+    A run may name another folder as `validate.raw`, from then on: each look is at the folder that params.yaml names then.
+    """
 
     def __init__(self, place: Workspace, quiet_seconds: float, min_new_rows: int) -> None:
-        params = load_params(place.params)
-        self.folder = place.root / params.validation.raw
-        self._place, self._name = place, params.push.name
-        self._source = DataSource(place, self.folder)
-        self._data: DataWatch = watch_of(place, params.validation.raw, quiet_seconds, min_new_rows)
+        self._place, self._quiet_seconds, self._min_new_rows = place, quiet_seconds, min_new_rows
+        self._raw = ""
+        self._follow()
+
+    def _follow(self) -> None:
+        params = load_params(self._place.params)
+        if self._raw == (raw := params.validation.raw):
+            return
+        self._raw, self._name = raw, params.push.name
+        self.folder = self._place.root / raw
+        self._source = DataSource(self._place, self.folder)
+        self._data: DataWatch = watch_of(self._place, raw, self._quiet_seconds, self._min_new_rows)
         if not self._data.started:
-            self._data.start(known=not changed_stages(place, ["validate"]))
+            self._data.start(known=not changed_stages(self._place, ["validate"]))
 
     def refresh(self) -> None:
         """Bring data that DVC keeps up to date, unless a run works, which keeps the data that it began with.
@@ -95,6 +105,7 @@ class Watch:
         Raises:
             TransientError: the server did not take it; the next look tries again with the same id, so that it counts once.
         """
+        self._follow()
         change = self._data.look()
         if change is None:
             return None

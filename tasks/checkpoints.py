@@ -5,7 +5,7 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
-from tasks.files import sha256_json, write_json
+from tasks.files import sha256_json, sync, write_json
 from tasks.training_section import Train
 
 COMPLETE = "COMPLETE"
@@ -13,15 +13,25 @@ COMPLETE = "COMPLETE"
 _STATE = "trainer_state.json"
 
 
-def fingerprint(section: Train, start_digest: str, data_sha256: str, config: str) -> str:
-    """What a checkpoint belongs to: parameters, model, data, the devices' configuration, and the libraries that read it."""
+def fingerprint(section: Train, start_digest: str, data_sha256: str, devices: str) -> str:
+    """What a checkpoint belongs to: parameters, model, data, devices and precision, and the libraries that read it."""
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft", "accelerate")}
-    return sha256_json([section.model_dump(mode="json"), start_digest, data_sha256, config, versions])[:16]
+    parameters = section.model_dump(mode="json", exclude={"checkpoints_gb", "merge"})
+    return sha256_json([parameters, start_digest, data_sha256, devices, versions])[:16]
 
 
 def mark_complete(checkpoint: Path) -> None:
-    """Write the marker."""
-    write_json(checkpoint / COMPLETE, _sizes(checkpoint))
+    """Write the marker, once the disk has all that it stands for."""
+    for name in (sizes := _sizes(checkpoint)):
+        sync(checkpoint / name)
+    write_json(checkpoint / COMPLETE, sizes)
+
+
+def lacks_evaluation(checkpoint: Path, eval_steps: int) -> bool:
+    """Whether the evaluation of its step was due and not made, since the training was ended just then."""
+    state = json.loads((checkpoint / _STATE).read_bytes())
+    step = state["global_step"]
+    return step % eval_steps == 0 and not any(entry["step"] == step and "eval_loss" in entry for entry in state["log_history"])
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:

@@ -6,6 +6,7 @@ turns, the last one an assistant; where there are guidelines, also a `topic` of 
 drops them.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from tasks.normalisation import Identity, identify
 from tasks.readers import RawLine
 from tasks.row_rules import GUIDELINE_RULES, RULES_AFTER_MASKS, RULES_BEFORE_MASKS, RuleTable, parsed
 from tasks.sections import Validate
+from tasks.text_faults import count_words
 
 TOKEN_BATCH = 256
 
@@ -44,7 +46,8 @@ class Quarantined:
 class Accepted:
     """A row that broke none.
 
-    Topic, category and priority (those of the last reply) are empty without guidelines. `masked` names the kinds of find in it.
+    Category and priority (those of the last reply) are empty without guidelines. `group` is a hash, since what people group by
+    may be a person's address, and the splits may be published. `masked` names the kinds of find in it.
     Tokens and labels come last, and are empty without a tokenizer.
     """
 
@@ -123,26 +126,28 @@ class Rules:
     def _accept(self, row: Any, masked: tuple[str, ...], line: RawLine) -> Accepted:
         messages: Messages = [_known_keys(message) for message in row["messages"]]
         replies = [message["content"] for message in messages if message["role"] == "assistant" and message["content"].strip()]
-        topic = category = priority = ""
+        replay = self.section.is_replay(line.file)
+        topic = row["topic"] if isinstance(row.get("topic"), str) and not replay else ""
+        category = priority = ""
         must_say: tuple[str, ...] = ()
         if self.guidelines:
             rulebook, policy = self.guidelines
-            topic, must_say = row["topic"], policy.topics[row["topic"]].must_say
+            must_say = policy.topics[topic].must_say
             parts = [parsed(reply, rulebook) for reply in replies]
             category, priority = parts[-1].category, parts[-1].priority
             replies = [part.body for part in parts]
         return Accepted(
             id=row["id"],
             source=f"{line.file}:{line.line}",
-            group=str(row.get("group") or ""),
-            replay=self.section.is_replay(line.file),
+            group=hashlib.sha256(f"group:{row['group']}".encode()).hexdigest() if row.get("group") else "",
+            replay=replay,
             topic=topic,
             category=category,
             priority=priority,
             must_say=must_say,
             messages=messages,
             tools=row.get("tools") or (),
-            reply_words=max((len(reply.split()) for reply in replies), default=0),
+            reply_words=max(map(count_words, replies), default=0),
             identity=identify(messages),
             masked=masked,
         )

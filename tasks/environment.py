@@ -31,7 +31,7 @@ def pick_dtype(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     if pick_device() == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     can = torch.cpu.get_capabilities()
     return "bfloat16" if can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16") else "float32"
 

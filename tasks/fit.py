@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from tasks.chat import load_tokenizer
-from tasks.checkpoints import last_complete_checkpoint
+from tasks.checkpoints import lacks_evaluation, last_complete_checkpoint
 from tasks.environment import keep_freed_memory, work_offline
 from tasks.errors import PipelineError, StageInputError, TrainingError, one_line
 from tasks.files import write_atomic
@@ -67,6 +67,13 @@ class Fit(BaseModel):
         """Written last: with it the training is over."""
         return folder / "fit.json"
 
+    @property
+    def eval_loss(self) -> float:
+        """Of the weights that were taken: those of the best step, or of the last one."""
+        evaluated = [entry for entry in self.history if "eval_loss" in entry]
+        taken = [entry for entry in evaluated if entry["step"] == self.best_step]
+        return float(str((taken or evaluated)[-1]["eval_loss"]))
+
     def values(self, key: str) -> list[float]:
         """What was logged under a name, in order."""
         return [float(value) for entry in self.history if isinstance(value := entry.get(key), int | float)]
@@ -92,6 +99,8 @@ def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None
     """
     work_offline()
     keep_freed_memory()
+    if section.accelerate_config is None:
+        _see_one_device()
     _keep_trackers_in(folder.parent.parent, folder.name)
     import transformers
 
@@ -123,6 +132,11 @@ def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None
     trainer.save_model(str(weights_of(folder)))
     _save_probe(trainer, result.probe, weights_of(folder))
     write_atomic(Fit.path(folder), result.model_dump_json().encode())
+
+
+def _see_one_device() -> None:
+    """The first one: of several, transformers would make data-parallel replicas, which TRL refuses. Before CUDA is begun."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
 
 
 def _keep_trackers_in(cache: Path, name: str) -> None:
@@ -179,7 +193,7 @@ def _run(trainer: Any, folder: Path, named: Callable[[Any], list[str]]) -> bool:
     from tasks.sft_trainer import NotFiniteError
 
     checkpoint = last_complete_checkpoint(folder)
-    trainer.args.eval_on_start = checkpoint is None
+    trainer.args.eval_on_start = checkpoint is None or lacks_evaluation(checkpoint, trainer.args.eval_steps)
     if checkpoint:
         tell(f"resumed from {checkpoint.name}")
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
@@ -194,12 +208,23 @@ def _run(trainer: Any, folder: Path, named: Callable[[Any], list[str]]) -> bool:
     except Exception as error:
         if (tracker := type(error).__module__.partition(".")[0]) in trainer.args.report_to:
             raise TrainingError(f"train.sft.report_to: {tracker} failed: {one_line(error)}") from error
-        if not should_reduce_batch_size(error) or trainer.args.world_size > 1:
+        if not should_reduce_batch_size(error):
             raise
+        if trainer.args.world_size > 1:
+            raise TrainingError(
+                f"out of memory in one of {trainer.args.world_size} processes; lower train.per_device_train_batch_size and raise "
+                "train.gradient_accumulation_steps"
+            ) from error
         return False
     if not sharded:
-        check_changed(before, weights_hash(trainer.model), trainer.state.global_step)
+        check_changed(before, weights_hash(trainer.model), _step_taken(trainer))
     return True
+
+
+def _step_taken(trainer: Any) -> int:
+    """The step of the weights that the model has after its training."""
+    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    return int(best if best is not None else trainer.state.global_step)
 
 
 def _sources(path: Path, input_ids: Any) -> list[str]:

@@ -13,6 +13,8 @@ from tasks.tool_calls import as_call, as_tools, decoded, with_tool_calls
 
 Row = dict[str, Any]
 
+MESSAGE_KEYS = ("role", "content", "from", "value")
+"""What a message has and a conversation has not."""
 _CALL = "function_call"
 # ShareGPT's and its relatives' names for who speaks; roles of OpenAI's own stay, and unknown ones are for the row rules.
 _SPEAKERS = {
@@ -29,22 +31,19 @@ _SPEAKERS = {
 }
 # (prompt, further input, reply) by column name: TRL's, Alpaca's, Dolly's and LongForm's, questions and answers.
 _PAIRS = (
-    ("prompt", "", "completion"),
-    ("instruction", "input", "output"),
-    ("instruction", "context", "response"),
-    ("instruction", "input", "response"),
-    ("instruction", "input", "answer"),
-    ("prompt", "", "response"),
-    ("question", "context", "answer"),
-    ("query", "", "response"),
-    ("input", "", "output"),
-    ("Q", "", "A"),
+    ("prompt", (), "completion"),
+    *(("instruction", ("input", "context"), reply) for reply in ("output", "response", "answer")),
+    ("prompt", (), "response"),
+    ("question", ("context",), "answer"),
+    ("query", (), "response"),
+    ("input", (), "output"),
+    ("Q", (), "A"),
 )
 _SYSTEM = ("system", "system_prompt")
 
 
 def as_conversation(row: Any, columns: Mapping[RowKey, str]) -> Any:
-    """The row with `messages`, and with an `id` made of their hash if it has none; anything else if it is no conversation.
+    """The row with `messages`, and with an `id`, made of their hash if it has none; anything else if it is no conversation.
 
     Args:
         row: A JSON value: a bare list of messages, or an object in one of the shapes of data/README.md.
@@ -59,8 +58,11 @@ def as_conversation(row: Any, columns: Mapping[RowKey, str]) -> Any:
         row = row | {"tools": as_tools(row["tools"])}
     if (messages := _messages(row)) is not None:
         row = row | {"messages": messages}
-        if "id" not in row:
+        identity = row.get("id")
+        if identity is None:
             row["id"] = _hash(messages)
+        elif isinstance(identity, int) and not isinstance(identity, bool):
+            row["id"] = str(identity)
     return row
 
 
@@ -71,7 +73,7 @@ def _messages(row: Row) -> Any:
             return _with_system(row, [_message(turn) for turn in found] if isinstance(found, list) else found)
     for prompt, more, reply in _PAIRS:
         if prompt in row and reply in row:
-            turns = [*_turns(row[prompt], "user", row.get(more)), *_turns(row[reply], "assistant", None)]
+            turns = [*_turns(row[prompt], "user", [row.get(name) for name in more]), *_turns(row[reply], "assistant", [])]
             return _with_system(row, turns)
     return None
 
@@ -98,11 +100,11 @@ def _joined(parts: list[Any]) -> Any:
     return "".join(texts) if all(isinstance(text, str) for text in texts) else parts  # type: ignore[arg-type]
 
 
-def _turns(value: Any, role: str, more: Any) -> list[Any]:
+def _turns(value: Any, role: str, more: list[Any]) -> list[Any]:
     if isinstance(value, list):
         return [_message(turn) for turn in value]
-    content = f"{value}\n\n{more}" if isinstance(value, str) and isinstance(more, str) and more.strip() else value
-    return [{"role": role, "content": content}]
+    texts = [text for text in more if isinstance(text, str) and text.strip()]
+    return [{"role": role, "content": "\n\n".join([value, *texts]) if isinstance(value, str) else value}]
 
 
 def _with_system(row: Row, messages: Any) -> Any:

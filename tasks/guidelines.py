@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tasks.errors import DataError
 from tasks.files import read_data_yaml
 from tasks.sections import Guidelines
+from tasks.text_faults import LETTER, count_words
 
 
 class Topic(BaseModel):
@@ -73,7 +74,7 @@ class Rulebook:
         parts = self.parse(reply)
         if parts is None:
             return "the reply does not match guidelines.reply_pattern"
-        if (words := len(parts.body.split())) > self.section.max_words:
+        if (words := count_words(parts.body)) > self.section.max_words:
             return f"{words} words, wanted at most {self.section.max_words}"
         for text in self.section.forbidden:
             if text in parts.body:
@@ -87,4 +88,4 @@ def missing_facts(reply: str, must_say: tuple[str, ...] | list[str]) -> list[str
     "5 days" is not found in "15 days".
     """
     text = " ".join(reply.lower().split())
-    return [fact for fact in must_say if not re.search(rf"(?<![\w.,]){re.escape(fact.lower())}(?!\w)", text)]
+    return [fact for fact in must_say if not re.search(rf"(?<!{LETTER})(?<![.,]){re.escape(fact.lower())}(?!{LETTER})", text)]

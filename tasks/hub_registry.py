@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from tasks.errors import NetworkError, NotApprovedError, RegistryError, StaleChampionError
 from tasks.files import sha256_file, sha256_json
 from tasks.hub_repository import HubRepository, RateLimitedError
-from tasks.hub_staging import TOLERATED, our_files, upload
+from tasks.hub_staging import TOLERATED, operations, our_files, upload
 from tasks.hub_state import MAIN, State, read_state
 from tasks.registry import (
     CARD,
@@ -29,7 +29,6 @@ from tasks.registry import (
     Manifest,
     Move,
     Pointer,
-    history_lines,
     next_move,
     parse_stored,
     version_number,
@@ -37,9 +36,7 @@ from tasks.registry import (
 )
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, Discussion, RepoFile
-
-    CommitOperation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
+    from huggingface_hub import Discussion, RepoFile
 
 _ATTEMPTS = 3
 _LONGEST_WAIT = 300.0
@@ -145,7 +142,7 @@ class HubRegistry:
         with self._repository.asking(f"propose {version}"):
             done = self._repository.api.create_commit(
                 self._repository.repo_id,
-                _operations(
+                operations(
                     state, ours, staged.commit, staged.manifest, next_move(state.champion, version, digest, "publish", reason)
                 ),
                 commit_message=_proposal(version, digest),
@@ -243,7 +240,7 @@ class HubRegistry:
             with self._repository.asking(f"{action} {version}"):
                 self._repository.api.create_commit(
                     self._repository.repo_id,
-                    _operations(state, ours, commit, manifest, move),
+                    operations(state, ours, commit, manifest, move),
                     commit_message=_title(version, action),
                     commit_description=reason,
                     parent_commit=state.head,
@@ -349,18 +346,6 @@ class HubRegistry:
         return RegistryError(
             f"{self.name}: {version} is damaged: {', '.join(names)} differ from {MANIFEST}; roll back to another version"
         )
-
-
-def _operations(state: State, ours: list[str], commit: str, manifest: Manifest, move: Move) -> "list[CommitOperation]":
-    """What makes main the version at `commit`: its files, nothing else of ours, and the line of history."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
-
-    wanted = [*manifest.files, MANIFEST]
-    return [
-        *(CommitOperationCopy(name, name, src_revision=commit) for name in wanted),
-        *(CommitOperationDelete(name) for name in ours if name not in (*wanted, HISTORY)),
-        CommitOperationAdd(HISTORY, history_lines([*state.moves, move])),
-    ]
 
 
 def _proposal(version: str, digest: str) -> str:

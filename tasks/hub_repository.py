@@ -166,7 +166,7 @@ def first_line(error: object) -> str:
 
 def _seconds(headers: Mapping[str, str]) -> float:
     """Of a Retry-After that gives seconds, or of the Hub's own header; one second where neither does."""
-    from huggingface_hub.utils import parse_ratelimit_headers
+    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 
     after = headers.get("retry-after", "")
     if after.isascii() and after.isdigit():

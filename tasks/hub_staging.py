@@ -5,12 +5,18 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.errors import NetworkError, RegistryError
 from tasks.files import sha256_json
 from tasks.hub_repository import HubRepository
 from tasks.hub_state import MAIN, STAGING, State
-from tasks.registry import DOCUMENTS, HISTORY, MANIFEST, Manifest, may_be_published, publishable_paths
+from tasks.registry import DOCUMENTS, HISTORY, MANIFEST, Manifest, Move, history_lines, may_be_published, publishable_paths
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
+
+    CommitOperation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
 
 # May lie beside a version; the Hub makes the first one itself.
 TOLERATED = (".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
@@ -77,6 +83,18 @@ def our_files(repository: HubRepository, commit: str) -> list[str]:
             "delete them there, or choose another push.repo_id"
         )
     return [name for name in tree if _is_ours(name)]
+
+
+def operations(state: State, ours: list[str], commit: str, manifest: Manifest, move: Move) -> "list[CommitOperation]":
+    """What makes main the version at `commit`: its files, nothing else of ours, and the line of history."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
+
+    wanted = [*manifest.files, MANIFEST]
+    return [
+        *(CommitOperationCopy(name, name, src_revision=commit) for name in wanted),
+        *(CommitOperationDelete(name) for name in ours if name not in (*wanted, HISTORY)),
+        CommitOperationAdd(HISTORY, history_lines([*state.moves, move])),
+    ]
 
 
 def _is_ours(name: str) -> bool:

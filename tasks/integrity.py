@@ -63,12 +63,19 @@ def _result(verdict: Verdict, reason: str, n: int) -> RuleResult:
     )
 
 
+_OTHER_PROMPTS = (
+    "models with another tokenizer or chat template read other prompts and cannot be compared: publish them apart, by another "
+    "push.path or push.repo_id"
+)
+
+
 def _report_faults(reports: Mapping[str, EvalReport], roles: list[str]) -> list[str]:
     faults = []
     for name in ("items_sha256", "dtype"):
         found = {role: getattr(reports[role], name) for role in roles}
         if len(set(found.values())) > 1:
-            faults.append(f"{name} differs: " + ", ".join(f"{role} {str(value)[:12]}" for role, value in found.items()))
+            differs = f"{name} differs: " + ", ".join(f"{role} {str(value)[:12]}" for role, value in found.items())
+            faults.append(differs + (f"; {_OTHER_PROMPTS}" if name == "items_sha256" else ""))
     return faults
 
 

@@ -89,7 +89,8 @@ def _write_values(path: Path, changes: list[tuple[str, Any]]) -> None:
     tree = editor.load(path.read_text(encoding="utf-8"))
     for key, value in changes:
         section, leaf = _find(tree, key)
-        section[leaf] = value
+        # As PyYAML writes it, which reads the file: YAML 1.2 has no quotes around 'no', and 1e-9 without a point.
+        section[leaf] = editor.load(yaml.safe_dump(value, default_flow_style=True, allow_unicode=True))
     text = io.StringIO()
     editor.dump(tree, text)
     write_atomic(path, text.getvalue().encode())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.dvc_repo import dvc_repo
 from tasks.errors import InputError, PipelineError, TransientError
 from tasks.evaluation_records import SuitesReport, SuiteTask, limited
 from tasks.evaluation_sections import JudgeScorer
@@ -25,6 +26,7 @@ _GIGABYTE = 1 << 30
 _COPIES = 8
 """Of the base model on the disk: base, candidate, champion and published version, most of them once more in DVC's cache."""
 _FIRST_RUN = 2 * _GIGABYTE
+_ALL_THE_SAME = "gate.min_power: 0 begins a run all the same"
 _DISCORDANT = 0.1
 """Share of items that two like models answer differently; 7 % were seen between the default base model and its candidate."""
 
@@ -56,6 +58,18 @@ def preflight(workspace: Workspace, params: Params) -> None:
         raise InputError("\n".join(["this run could not end well; nothing was run", *map(str, faults)]))
 
 
+def before_training(workspace: Workspace, params: Params) -> None:
+    """What only the base model and the prepared data of this run tell, asked once they are there.
+
+    Raises:
+        InputError: there is too little memory, or the test split has too few rows for any candidate to pass.
+    """
+    _memory(workspace, params)
+    rows, least = PreparedDataset.read(workspace.record("prepare")).splits["test"].rows, params.gate.min_target_items
+    if rows < least and params.gate.min_power > 0:
+        raise InputError("\n".join([_too_few("target", rows, least), _ALL_THE_SAME]))
+
+
 def examine(workspace: Workspace, params: Params) -> Iterator[Check]:
     """Every check, the slow ones too, as each is done."""
     for name, found in _ask(workspace, params, _CHECKS | _THOROUGH):
@@ -84,9 +98,14 @@ def _data(workspace: Workspace, params: Params) -> str:
 def _base(workspace: Workspace, params: Params) -> str:
     if isinstance(params.base, FolderBase) and not (workspace.root / params.base.path / "config.json").is_file():
         raise InputError(f"base.path {params.base.path}: no config.json there; correct params.yaml")
-    if workspace.record("base").is_file():
-        return f"{BaseModelRecord.read(workspace.record('base')).source} was fetched"
-    return f"the first run fetches it ({params.base.source})"
+    return f"{params.base.named} {'was fetched' if _fetched(workspace, params) else 'is fetched by the next run'}"
+
+
+def _fetched(workspace: Workspace, params: Params) -> BaseModelRecord | None:
+    """The base model in data/base, if it is the one of params.yaml."""
+    path = workspace.record("base")
+    record = BaseModelRecord.read(path) if path.is_file() else None
+    return record if record and record.source == params.base.named else None
 
 
 def _train(workspace: Workspace, params: Params) -> str:
@@ -125,15 +144,13 @@ def _succeeds(workspace: Workspace, *words: str) -> bool:
 
 
 def _dvc_remotes(workspace: Workspace) -> list[str]:
-    from dvc.repo import Repo
-
-    with Repo(str(workspace.root)) as repo:
+    with dvc_repo(workspace, "tell its remotes") as repo:
         return list(repo.config["remote"])
 
 
 def _disk(workspace: Workspace, params: Params) -> str:
     free = shutil.disk_usage(workspace.root).free
-    needed = _COPIES * _base_size(workspace) or _FIRST_RUN
+    needed = (_COPIES * _base_size(workspace) if _fetched(workspace, params) else 0) or _FIRST_RUN
     if free < needed:
         raise InputError(
             f"{workspace.root}: {free / _GIGABYTE:.1f} GB free, a run may need {needed / _GIGABYTE:.1f} GB; make room there "
@@ -148,12 +165,11 @@ def _base_size(workspace: Workspace) -> int:
 
 def _memory(workspace: Workspace, params: Params) -> str:
     """Weights, gradients and two moments of Adam in 4 bytes each where all is trained; of LoRA little more than the weights."""
-    record = workspace.record("base")
-    available = _available_memory()
-    if available is None or not record.is_file():
+    base, available = _fetched(workspace, params), _available_memory()
+    if available is None or base is None:
         return "not known before the base model was fetched" if available else "this system does not tell"
     each = 16 if params.train.method == "full" else 6
-    needed = _GIGABYTE + each * BaseModelRecord.read(record).n_parameters
+    needed = _GIGABYTE + each * base.n_parameters
     if available < needed:
         raise InputError(
             f"{available / _GIGABYTE:.1f} GB of memory are free, training needs about {needed / _GIGABYTE:.1f} GB; "
@@ -190,25 +206,27 @@ def _suites_and_gate(workspace: Workspace, params: Params) -> str:
 
 
 def _could_pass(workspace: Workspace, params: Params, tasks: Sequence[SuiteTask]) -> str:
-    """How often a model without any loss would pass `kept`, as far as the items are known (reference: tasks/statistics.py)."""
-    section, prepared = params.gate, workspace.record("prepare")
+    """How often a model without any loss would pass `kept` (reference: tasks/statistics.py).
+
+    How many target items there will be, only `before_training` knows.
+    """
+    section = params.gate
     general = sum(task.n_items for task in tasks if task.suite == "general")
-    target = PreparedDataset.read(prepared).splits["test"].rows if prepared.is_file() else None
     power = power_at_no_difference(section.kept.margin, general, _DISCORDANT, section.confidence)
     found = (
         f"with {general} general items and a margin of {section.kept.margin * 100:g} points a model without any loss would "
         f"pass about {power * 100:.0f} % of the time"
     )
-    faults = [
-        f"gate.min_{what}_items is {least}, and there are {n}: no model could pass; add items or lower it"
-        for n, least, what in ((general, section.min_general_items, "general"), (target, section.min_target_items, "target"))
-        if n is not None and n < least
-    ]
+    faults = [_too_few("general", general, section.min_general_items)] if general < section.min_general_items else []
     if power < section.min_power:
         faults.append(f"gate.kept.margin: {found}, wanted {section.min_power * 100:g} %; add items or widen the margin")
     if faults and section.min_power > 0:
-        raise InputError("\n".join([*faults, "gate.min_power: 0 begins a run all the same"]))
-    return f"{found}; {target if target is not None else 'not yet known how many'} target items{limited(tasks)}"
+        raise InputError("\n".join([*faults, _ALL_THE_SAME]))
+    return f"{found}{limited(tasks)}"
+
+
+def _too_few(suite: str, n: int, least: int) -> str:
+    return f"gate.min_{suite}_items is {least}, and there are {n}: no model could pass; add items or lower it"
 
 
 def _judge(workspace: Workspace, params: Params) -> str:

@@ -93,8 +93,8 @@ def prepare(
 
 
 def cluster_of(group: str, prompt_hash: str) -> str:
-    """What rows of one split have in common: their group, or the normalised text of all messages before the last reply."""
-    return hashlib.sha256(f"group:{group}".encode()).hexdigest() if group else prompt_hash
+    """What rows of one split have in common, as a hash: their group, or the normalised messages before the last reply."""
+    return group or prompt_hash
 
 
 def split_of(cluster: str, section: Prepare) -> str:

@@ -11,11 +11,13 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from tasks.errors import DataError, one_line
 from tasks.files import sha256_file
+from tasks.formats import MESSAGE_KEYS
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 PACKED = (".gz", ".zst")
@@ -167,7 +169,7 @@ def _lines(stream: Any, name: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _json(stream: Any, name: str) -> Iterator[tuple[int, bytes]]:
-    """The elements of every array that lies in no other: `[row, …]`, `{split: [row, …]}`, or deeper."""
+    """The elements of every array that lies in no other: `[row, …]`, `{split: [row, …]}`, or deeper; or the one row it is."""
     import ijson
 
     number = 0
@@ -183,7 +185,14 @@ def _json(stream: Any, name: str) -> Iterator[tuple[int, bytes]]:
 def _elements(events: Iterator[tuple[str, Any]], new_builder: Any) -> Iterator[Any]:
     in_array, depth = False, 0
     builder: Any = None
-    for event, value in events:
+    head = _up_to_an_element(events)
+    if _is_one_row(head):
+        builder = new_builder()
+        for event, value in chain(head, events):
+            builder.event(event, value)
+        yield builder.value
+        return
+    for event, value in chain(head, events):
         if not in_array:
             in_array = event == "start_array"
         elif not depth and event == "end_array":
@@ -194,6 +203,23 @@ def _elements(events: Iterator[tuple[str, Any]], new_builder: Any) -> Iterator[A
             depth += event.startswith("start_") - event.startswith("end_")
             if not depth:
                 yield builder.value
+
+
+def _up_to_an_element(events: Iterator[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """With the first key of the first array's first element, if that is an object."""
+    found = []
+    for event in events:
+        found.append(event)
+        if event[0] == "start_array":
+            return [*found, *islice(events, 2)]
+    return found
+
+
+def _is_one_row(head: list[tuple[str, Any]]) -> bool:
+    """Whether an object is a conversation itself rather than a holder of some: it has no array, or first one of messages."""
+    if not head or head[0][0] != "start_map":
+        return False
+    return ("start_array", None) not in head or head[-1] in [("map_key", key) for key in MESSAGE_KEYS]
 
 
 def _table(stream: Any, name: str) -> Iterator[tuple[int, bytes]]:

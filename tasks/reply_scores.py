@@ -1,6 +1,6 @@
 """Replies generated while a model trains, against the replies of the eval split: how often equal, and how alike."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 _ROWS_AT_ONCE = 16
@@ -13,8 +13,14 @@ def last_reply(labels: Sequence[int]) -> tuple[int, int]:
     return start, end
 
 
-def generation_metrics(model: Any, tokenizer: Any, rows: Sequence[dict[str, list[int]]]) -> dict[str, float]:
+def generation_metrics(
+    model: Any, before_each_batch: Callable[[], None], tokenizer: Any, rows: Sequence[dict[str, list[int]]]
+) -> dict[str, float]:
     """Generate greedily after the prompt of each row's last reply; as many tokens as the longest reply of the rows has.
+
+    Args:
+        before_each_batch: called then; it may end the whole by raising.
+        rows: `input_ids` and `labels` of whole conversations.
 
     Returns:
         `eval_exact_match`: share of replies equal to the row's but for blanks around them. `eval_chrf`: character n-gram F-score
@@ -28,6 +34,7 @@ def generation_metrics(model: Any, tokenizer: Any, rows: Sequence[dict[str, list
     longest = max(map(len, wanted))
     replies: list[str] = []
     for at in range(0, len(prompts), _ROWS_AT_ONCE):
+        before_each_batch()
         replies += _generate(model, tokenizer, prompts[at : at + _ROWS_AT_ONCE], longest)
     references = [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in wanted]
     equal = sum(reply == reference for reply, reference in zip(replies, references, strict=True))

@@ -92,7 +92,8 @@ def hash_row(data: bytes, columns: Mapping[RowKey, str]) -> tuple[int, int]:
     if not isinstance(row, dict):
         return hash(_canonical(row)), _NO_ID
     identity = row.get("id")
-    content = [row.get("topic"), row["messages"]] if "messages" in row else row
+    keys = ("topic", "group", "messages", "tools")
+    content = [row.get(key) or None for key in keys] if "messages" in row else row
     return hash(_canonical(content)), hash(identity) if isinstance(identity, str) else _NO_ID
 
 

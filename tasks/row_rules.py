@@ -1,5 +1,6 @@
 """What one row may break, each rule with its code. A rule says in a few words what is wrong, or None."""
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -149,11 +150,21 @@ def _screened(find: Callable[[list[Message], Screening], str | None]) -> Rule:
 
 
 def _control_token(row: Any, rules: "Rules") -> str | None:
+    """Also in what a template writes beside the messages' texts: the tools, and who answers which call."""
+
     def find(text: str) -> str | None:
         found = rules.control_pattern.search(text) if rules.control_pattern else None
         return f"contains the tokenizer's {found[0]}" if found else None
 
-    return _first_fault(row, find)
+    def find_beside(value: Any) -> str | None:
+        return find(json.dumps(value, ensure_ascii=False)) if value else None
+
+    if fault := _first_fault(row, find):
+        return fault
+    if fault := find_beside(row.get("tools")):
+        return f"tools: {fault}"
+    named = [[message[key] for key in ("tool_call_id", "name") if key in message] for message in row["messages"]]
+    return next((f"message {number}: {fault}" for number, each in enumerate(named, 1) if (fault := find_beside(each))), None)
 
 
 # In this order; each relies on those above it. A mask would look like a placeholder that nobody filled, and hide half a secret.

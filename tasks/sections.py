@@ -46,6 +46,11 @@ class WheelBase(_Base):
     file: RelativePath = Field(description="path of the .gguf inside the wheel")
     sha256: Sha256 = Field(description="of that file")
 
+    @property
+    def named(self) -> str:
+        """How records and messages name this model."""
+        return f"{self.package}:{self.file}"
+
 
 class HubBase(_Base):
     """A repository of the Hugging Face Hub at one commit."""
@@ -55,6 +60,11 @@ class HubBase(_Base):
     revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="a full commit hash: a branch or tag can move")
     sha256: Sha256 = Field(description="of model.safetensors")
 
+    @property
+    def named(self) -> str:
+        """How records and messages name this model."""
+        return f"{self.repo_id}@{self.revision}"
+
 
 class FolderBase(_Base):
     """A local folder with config.json, model.safetensors and a tokenizer with a chat template."""
@@ -62,6 +72,11 @@ class FolderBase(_Base):
     source: Literal["folder"]
     path: RelativePath
     sha256: Sha256 = Field(description="of model.safetensors")
+
+    @property
+    def named(self) -> str:
+        """How records and messages name this model."""
+        return self.path
 
 
 class Screening(Section):

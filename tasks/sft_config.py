@@ -124,6 +124,7 @@ def _arguments(section: Train, output_dir: Path, batch: Batch) -> dict[str, Any]
         "save_strategy": "steps",
         "save_steps": section.eval_steps,
         "save_total_limit": 2,
+        "restore_callback_states_from_checkpoint": True,  # how patient early stopping was already
         "load_best_model_at_end": best is not None,
         "metric_for_best_model": best,
         "greater_is_better": None if best is None else best not in LOWER_IS_BETTER,

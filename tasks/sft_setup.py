@@ -64,9 +64,9 @@ def build_trainer(
             eval_dataset=rows["eval"],
             peft_config=lora_config(section, model.config.num_hidden_layers),
         )
-    if config.packing:
-        check_apart(trainer.model, trainer.data_collator, list(rows["eval"].select(range(min(2, len(rows["eval"]))))))
-    elif len(trainer.train_dataset) != len(rows["train"]):
+    if trainer.padding_free:
+        check_apart(trainer.model, trainer.data_collator, list(rows["train"].select(range(min(2, len(rows["train"]))))))
+    if not config.packing and len(trainer.train_dataset) != len(rows["train"]):
         raise TrainingError(
             f"the trainer kept {len(trainer.train_dataset)} of {len(rows['train'])} training rows; none may be lost"
         )

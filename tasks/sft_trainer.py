@@ -18,6 +18,8 @@ from trl import SFTConfig, SFTTrainer
 from tasks.checkpoints import mark_complete
 
 TERMINATED = 128 + signal.SIGTERM
+ScoreReplies = Callable[[Any, Callable[[], None]], dict[str, float]]
+"""From a model, and what to call before each of its batches, to metrics."""
 
 
 class NotFiniteError(ArithmeticError):
@@ -26,6 +28,10 @@ class NotFiniteError(ArithmeticError):
     def __init__(self, what: str, value: float, step: int, input_ids: torch.Tensor) -> None:
         super().__init__(f"{what} is {value} in step {step}")
         self.input_ids = input_ids
+
+
+class TerminatedError(Exception):
+    """SIGTERM came while the model was evaluated."""
 
 
 class Trainer(SFTTrainer):
@@ -41,12 +47,13 @@ class Trainer(SFTTrainer):
         args: SFTConfig,
         lengths: list[int],
         patience: int | None = None,
-        score_replies: Callable[[Any], dict[str, float]] | None = None,
+        score_replies: "ScoreReplies | None" = None,
         **settings: Any,
     ) -> None:
         self._lengths = lengths
         self._score_replies = score_replies
-        callbacks: list[TrainerCallback] = [Watch()]
+        self._watch = Watch()
+        callbacks: list[TrainerCallback] = [self._watch]
         if patience is not None:
             callbacks.append(EarlyStoppingCallback(patience))
         super().__init__(args=args, callbacks=callbacks, **settings)
@@ -60,20 +67,36 @@ class Trainer(SFTTrainer):
             raise NotFiniteError("the loss", loss.item(), self.state.global_step + 1, self._batch)
         return loss
 
-    def _clip_grad_norm(self, model: Any) -> Any:
-        norm = super()._clip_grad_norm(model)
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # In float16 an infinite gradient is an ordinary event: the scaler skips the step and lowers its scale.
         if norm is not None and not self.args.fp16 and not torch.isfinite(torch.as_tensor(norm)):
             raise NotFiniteError("the norm of the gradient", float(norm), self.state.global_step + 1, self._batch)
         return norm
 
-    def evaluate(self, *arguments: Any, **settings: Any) -> dict[str, float]:
-        """As its parent's, with the scores of generated replies where they are asked for."""
-        metrics: dict[str, float] = super().evaluate(*arguments, **settings)
+    def evaluation_loop(self, *arguments: Any, **settings: Any) -> Any:
+        """As its parent's, with the scores of generated replies where they are asked for: before anybody looks at the metrics."""
+        output = super().evaluation_loop(*arguments, **settings)
         if self._score_replies is not None:
-            scores = self._score_replies(self.model)
-            self.log(dict(scores))
-            metrics |= scores
+            output.metrics.update(self._score_replies(self.model, self._watch.leave_if_told))
+        return output
+
+    def evaluate(self, *arguments: Any, **settings: Any) -> dict[str, float]:
+        """As its parent's; ended by SIGTERM, it saves what was trained and leaves."""
+        try:
+            metrics: dict[str, float] = super().evaluate(*arguments, **settings)
+        except TerminatedError:
+            if self.state.global_step:
+                self._save_checkpoint(self.model, trial=None)
+                self.callback_handler.on_save(self.args, self.state, self.control)
+            sys.exit(TERMINATED)
+        return metrics
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """Before the first step, and, of a training that was ended where one was due, before its next: that one counts too."""
+        metrics: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        if skip_scheduler and self.state.global_step:
+            self._determine_best_metric(metrics, trial)
         return metrics
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -101,7 +124,9 @@ class _ByLength(LengthGroupedSampler):
 
 
 class Watch(TrainerCallback):
-    """Tells each logged number, marks checkpoints as whole, and on SIGTERM saves one after the running step and exits."""
+    """Tells each logged number, marks checkpoints as whole, and on SIGTERM saves one after the running step, or in the middle of
+    an evaluation, and exits.
+    """
 
     def __init__(self) -> None:
         self._terminated = False
@@ -134,7 +159,19 @@ class Watch(TrainerCallback):
         self._seconds += time.monotonic() - self._step_began
         if self._agreed():
             control.should_save = True
-            control.should_evaluate = False
+            control.should_evaluate = False  # the resumed training does it
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.leave_if_told()
+
+    def leave_if_told(self) -> None:
+        """End an evaluation.
+
+        Raises:
+            TerminatedError: SIGTERM came.
+        """
+        if self._agreed():
+            raise TerminatedError
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         terminated = self._agreed()

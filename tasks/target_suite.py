@@ -1,5 +1,6 @@
 """The wanted behaviour as lm-eval tasks: of each conversation of the test split a generated reply, and the loss of its own."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,16 +14,18 @@ LENGTHS = ("short", "medium", "long")
 def target_docs(rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Doc]:
     """One doc a conversation of the test split: everything before the last reply as `prompt`, the last reply as `reply`.
 
-    `messages` are those before that reply; `length` is the third of the split that they are in, by their characters.
+    An `id` that several rows have is told apart by where each of them stands. `messages` are those before that reply; `length` is
+    the third of the split that they are in, by their characters.
     """
     talks = [conversation(row) for row in rows]
     texts = [prompt_and_reply(messages, tools, tokenizer) for messages, tools in talks]
     encoded = tokenizer([reply for _, reply in texts], add_special_tokens=False, return_attention_mask=False)["input_ids"]
     asked = [messages[:-1] for messages, _ in talks]
     lengths = _thirds([sum(len(said(message)) for message in messages) for messages in asked])
+    times = Counter(row["id"] for row in rows)
     return [
         {
-            "id": row["id"],
+            "id": row["id"] if times[row["id"]] == 1 else f"{row['id']} ({row['source']})",
             "cluster": row["cluster"],
             "topic": row["topic"],
             "length": length,

@@ -18,7 +18,7 @@ from typing import Any
 
 from tasks.chat import load_tokenizer
 from tasks.checkpoints import fingerprint, make_room
-from tasks.environment import describe, work_offline
+from tasks.environment import describe, pick_device, work_offline
 from tasks.errors import StageInputError, StageKilled, TrainingError
 from tasks.files import sha256_file, sha256_json, tree_digest, write_atomic
 from tasks.fit import ERROR, Fit, fit, weights_of
@@ -51,8 +51,9 @@ def train(section: Train, start: Start, workspace: Workspace) -> TrainedModel:
     began = time.monotonic()
     train_sha256 = sha256_file(workspace.prepared / "train.parquet")
     config = sha256_file(_device_config(section.accelerate_config)) if section.accelerate_config else ""
+    devices = sha256_json([config, pick_device(), precisions(section)])
     data = sha256_json([train_sha256, sha256_file(workspace.prepared / "eval.parquet")])
-    folder = workspace.checkpoints / fingerprint(section, start.digest, data, config)
+    folder = workspace.checkpoints / fingerprint(section, start.digest, data, devices)
     folder.mkdir(parents=True, exist_ok=True)
     for dropped in make_room(workspace.checkpoints, folder, int(section.checkpoints_gb * 1e9)):
         print(f"dropped the checkpoints of another training, {dropped.name}: train.checkpoints_gb", flush=True)
@@ -61,7 +62,6 @@ def train(section: Train, start: Start, workspace: Workspace) -> TrainedModel:
     found = Fit.model_validate_json(Fit.path(folder).read_bytes())
     merge_error = _save(section, workspace, start.folder, weights_of(folder), found.probe)
     _write_curves(found, workspace.plots)
-    eval_losses = found.values("eval_loss")
     record = TrainedModel(
         digest=tree_digest(workspace.candidate),
         base_digest=tree_digest(workspace.base),
@@ -80,8 +80,8 @@ def train(section: Train, start: Start, workspace: Workspace) -> TrainedModel:
         per_device_train_batch_size=found.per_device_train_batch_size,
         gradient_accumulation_steps=found.gradient_accumulation_steps,
         train_loss=found.values("loss")[-1],
-        eval_loss_before=eval_losses[0],
-        eval_loss_after=eval_losses[-1],
+        eval_loss_before=found.values("eval_loss")[0],
+        eval_loss_after=found.eval_loss,
         merge_error=merge_error,
         seconds=round(time.monotonic() - began, 1),
         environment=describe(workspace.root),
@@ -105,10 +105,13 @@ def _fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> Non
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", section.accelerate_config]
     command = [*launch, "-m", "tasks.fit", "--start", str(start), "--folder", str(folder)]
     # The group's SIGTERM reaches the launched processes too: this one waits until they have saved their checkpoint.
-    handler = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    told: list[int] = []
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     process = subprocess.Popen(command, cwd=workspace.root, preexec_fn=partial(on_parent_death, signal.SIGTERM))
     code = process.wait()
     signal.signal(signal.SIGTERM, handler)
+    if told:
+        sys.exit(128 + signal.SIGTERM)
     if (folder / ERROR).is_file() and (error := parse_error((folder / ERROR).read_text().splitlines())):
         raise error
     if code < 0:

@@ -116,6 +116,8 @@ class Train(Section):
         refused = {name: (typed | _OWNED).get(name, _DATA) for name in value if name in (*typed, *_OWNED, *packs)}
         if refused:
             raise ValueError("; ".join(f"{name} may not stand here: {reason}" for name, reason in refused.items()))
+        if value.get("packing_strategy") == "wrapped":
+            raise ValueError("packing_strategy: wrapped cuts rows and mixes them; take bfd")
         if value.get("packing") and not isinstance(value.get("max_length"), int):
             raise ValueError("packing needs max_length here too, the tokens of a packed row: at least validate.max_length")
         return value

@@ -179,6 +179,8 @@ def _lines(workspace: Workspace, path: Path, digests: dict[str, str]) -> Iterato
         for line in readers.read_rows(path, name, digests):
             last = line.line
             yield line
+        if not last:
+            print(f"{name}: no row in it", flush=True)
     except DataError as error:
         yield Quarantined(name, last + 1, UNREADABLE, str(error), b"")
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -19,8 +20,7 @@ from tasks.paths import Workspace
 from tests.conftest import build_tiny_base, build_workspace, free_port
 
 Found = TypeVar("Found")
-WORDS = [f"{first}{second}" for first in ("cat", "key", "order", "rain") for second in ("board", "fall", "box", "bow", "hole")]
-"""Of which questions are made that are no near-duplicates of any other."""
+_WORDS = [f"{first}{second}" for first in ("cat", "key", "order", "rain") for second in ("board", "fall", "box", "bow", "hole")]
 SECONDS = 600  # on a busy machine; far less on an idle one
 
 
@@ -35,6 +35,16 @@ def processes(workspace: Workspace, *words: bytes) -> list[int]:
         except (FileNotFoundError, PermissionError, ProcessLookupError):
             continue
     return found
+
+
+def new_rows(workspace: Workspace, seed: int = 0) -> str:
+    """Five lines of JSON, no near-duplicates of any other: so many that not all of them can miss the training split."""
+    row, draw = json.loads((workspace.data / "raw" / "orders.jsonl").read_text().splitlines()[0]), random.Random(seed)
+    lines = []
+    for number in range(5):
+        row["messages"][-2]["content"] = " ".join(draw.sample(_WORDS, 14))
+        lines.append(json.dumps({**row, "id": f"new-{seed}-{number}"}) + "\n")
+    return "".join(lines)
 
 
 def until(process: "subprocess.Popen[bytes]", log: Path, look: Callable[[], Found], what: str, seconds: int = SECONDS) -> Found:

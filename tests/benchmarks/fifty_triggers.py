@@ -4,11 +4,8 @@ they end, and where the queue stood still.
 .venv/bin/python tests/benchmarks/fifty_triggers.py
 """
 
-import json
-import random
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -16,30 +13,22 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.serving import WORDS, Service, served
+from tests.serving import Service, new_rows, served
 
 BY_HAND, BY_DATA = 20, 29  # with the clock: fifty
 SECONDS = 1800
 GAP_SECONDS = 15  # without a run while others wait
 
 
-def new_rows(row: dict[str, Any], number: int) -> Iterator[str]:
-    """Five, so that not all of them can miss the training split."""
-    for count in range(5):
-        row["messages"][-2]["content"] = " ".join(random.Random(5 * number + count).sample(WORDS, 14))
-        yield json.dumps({**row, "id": f"burst-{number}-{count}"}) + "\n"
-
-
 def at_once(service: Service) -> None:
     """By all three ways, beside the clock's own run each minute."""
     known, began, log = {run.id for run in service.runs()}, datetime.now(UTC), len(service.log())
-    raw = service.workspace.data / "raw"
-    row = json.loads((raw / "orders.jsonl").read_text().splitlines()[0])
+    burst = service.workspace.data / "raw" / "burst.jsonl"
     for number in range(max(BY_HAND, BY_DATA)):
         if number < BY_HAND:
             service.start_run()
         if number < BY_DATA:
-            (raw / "burst.jsonl").write_text("".join(new_rows(row, number)))
+            burst.write_text(new_rows(service.workspace, number))
 
     def due() -> list[Any]:
         return [run for run in service.runs() if run.id not in known and run.expected_start_time <= datetime.now(UTC)]

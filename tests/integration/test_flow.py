@@ -404,3 +404,14 @@ def test_a_row_makes_stale_what_depends_on_its_split(second_version: Step, tmp_p
     assert {name for name in new.splits if new.splits[name] != old.splits[name]} == {split}
     assert new.splits[split].rows == old.splits[split].rows + 1
     assert changed_stages(workspace, list(STAGES)) == ["validate", "drift", "prepare", *stale, "report"]
+
+
+def test_a_version_that_was_taken_back_is_not_published_again(second_version: Step, api: dict[str, str], tmp_path: Path) -> None:
+    """Though the gate would pass it once more: no fault of the run, which would be told each night."""
+    place = Workspace(Path(shutil.copytree(second_version.left.root, tmp_path / "workspace")))
+    assert execute(place, [*REFIT, "rollback", "--reason", "rude replies"]).returncode == 0
+    done = execute(place, [*REFIT, "run", "--set", "gate.kept.margin=0.8"], env=api)
+    assert done.returncode == 6, done.stdout + done.stderr
+    assert done.stdout.startswith("NotPublished: candidate ")
+    assert "rude replies" in done.stdout
+    assert champion_of(place) == "v1"

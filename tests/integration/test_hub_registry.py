@@ -392,7 +392,11 @@ def test_a_hub_that_asks_for_patience_gets_it(
 
 @pytest.mark.parametrize(
     ("headers", "seconds"),
-    [({"retry-after": "7"}, 7.0), ({"ratelimit": '"api";r=0;t=55'}, 55.0), ({"retry-after": "Fri, 27 Nov 2026 10:00:00 GMT"}, 1.0)],
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"ratelimit": '"api";r=0;t=55'}, 55.0),
+        ({"retry-after": "Fri, 27 Nov 2026 10:00:00 GMT"}, 1.0),
+    ],
 )
 def test_how_long_the_hub_wants_one_to_wait(headers: dict[str, str], seconds: float) -> None:
     assert _seconds(headers) == seconds

@@ -1,7 +1,6 @@
 """`refit serve`: the three ways to a run, by its clock, by hand and by new data, on its own server."""
 
 import json
-import random
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from tests.conftest import edit_params
 from tests.dashboard import Dashboard
 from tests.integration.running import REFIT, Step, execute
 from tests.postgres import Postgres
-from tests.serving import WORDS, Service, processes
+from tests.serving import Service, new_rows, processes
 
 ZONE = "Asia/Seoul"
 POLL_SECONDS = 5  # of the cancelling process, between two looks at the server
@@ -117,23 +116,21 @@ def test_a_fault_in_a_setting_fails_the_run_and_changes_nothing(service: Service
 
 def test_new_data_start_one_run_and_a_person_publishes(service: Service) -> None:
     began, rows = time.time(), ValidationReport.read(service.workspace.record("validate")).n_raw
-    raw = service.workspace.data / "raw" / "orders.jsonl"
-    row = json.loads(raw.read_text().splitlines()[0])
-    for number in range(5):
-        row["messages"][-2]["content"] = " ".join(random.Random(number).sample(WORDS, 14))
-        with raw.open("a") as lines:
-            lines.write(json.dumps({**row, "id": f"new-{number}"}) + "\n")
+    for line in new_rows(service.workspace).splitlines(keepends=True):
+        with (service.workspace.data / "raw" / "orders.jsonl").open("a") as rows_there:
+            rows_there.write(line)
     ended = service.started_because("new data: ", began)
     assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "AwaitingApproval"), service.log()
     assert ValidationReport.read(service.workspace.record("validate")).n_raw == rows + 5
     assert sum(str(run.parameters.get("reason", "")).startswith("new data: ") for run in service.runs()) == 1
 
     digest = ended.state.message.split()[1]
-    refused = execute(service.workspace, [*REFIT, "approve", "0" * 12, "--reason", "x"], env={"PREFECT_API_URL": service.api})
+    refused = execute(service.workspace, [*REFIT, "approve", "0" * 12, "--reason", "x"])
     assert refused.returncode != 0
     assert f"the one that waits is {digest}" in refused.stderr
-    done = execute(service.workspace, [*REFIT, "approve", digest, "--reason", "seen by me"], env={"PREFECT_API_URL": service.api})
+    done = execute(service.workspace, [*REFIT, "approve", digest, "--reason", "seen by me"])
     assert (done.returncode, done.stdout[:10]) == (0, "Published:"), done.stdout + done.stderr
+    assert "dashboard of this run" not in done.stderr, "it is on the server of the service"
     moves = (service.workspace.data / "registry" / "history.jsonl").read_text().splitlines()
     assert json.loads(moves[-1])["reason"] == "seen by me"
 

@@ -212,6 +212,59 @@ def test_sigterm_saves_a_checkpoint_and_leaves(prepared: Prepare, capfd: pytest.
     assert f"resumed from checkpoint-{saved}\n" in capfd.readouterr().out
 
 
+SCORED = {
+    "train.method": "full",
+    "train.max_steps": 60,
+    "train.learning_rate": 1.0,
+    "train.lr_scheduler_type": "linear",
+    "train.warmup_steps": 60,
+    "train.predict_with_generate": True,
+}
+"""With a rate that ruins what it trained, so that the best step is not the last one."""
+
+
+@pytest.mark.parametrize("metric", ["eval_loss", "eval_chrf"])
+def test_ended_in_an_evaluation_and_resumed_equals_uninterrupted(
+    prepared: Prepare, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], metric: str
+) -> None:
+    """Best step and patience too, though the evaluation of one step was cut off; with eval_chrf among the replies."""
+    from tasks.checkpoints import lacks_evaluation
+    from tasks.sft_trainer import Watch
+
+    settings = {**SCORED, "train.metric_for_best_model": metric, "train.early_stopping_patience": 3}
+    with monkeypatch.context() as patch:
+        record, uninterrupted = logged(prepared("whole", **settings), patch)
+    assert record.steps < 60
+    broken, looks = prepared("broken", **settings), 0
+    told = record.steps - 3
+
+    def agreed(self: Any) -> bool:
+        nonlocal looks
+        looks += self.trainer_state.global_step == told
+        return bool(looks > (2 if metric == "eval_loss" else 3))
+
+    def remember(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer_state = state
+        begin(self, args, state, control)
+
+    begin = Watch.on_train_begin
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "on_train_begin", remember)
+        patch.setattr(Watch, "_agreed", agreed)
+        with pytest.raises(SystemExit) as left:
+            run(broken)
+    assert left.value.code == 128 + signal.SIGTERM
+    assert f"saved checkpoint-{told}\n" in capfd.readouterr().out
+    (checkpoint,) = broken.checkpoints.glob(f"*/checkpoint-{told}")
+    assert lacks_evaluation(checkpoint, eval_steps=3)
+    resumed_record, resumed = logged(broken, monkeypatch)
+    assert f"resumed from checkpoint-{told}\n" in capfd.readouterr().out
+    assert resumed.values("eval_loss") == uninterrupted.values("eval_loss")
+    assert resumed.values("eval_chrf") == uninterrupted.values("eval_chrf")
+    assert (resumed_record.steps, resumed_record.best_step) == (record.steps, record.best_step)
+    assert resumed_record.digest == record.digest
+
+
 def test_a_loss_that_is_no_number_names_its_rows(prepared: Prepare) -> None:
     """The base model says nan at one token, which one row of the training alone has."""
     import torch
@@ -336,21 +389,13 @@ def test_a_tracker_that_fails_is_named_and_was_to_write_into_the_cache(prepared:
 
 
 def test_replies_are_scored_and_the_best_checkpoint_is_taken(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a rate that ruins what it trained, the best step is not the last one, and training ends before its time."""
-    settings = {
-        "train.method": "full",
-        "train.max_steps": 60,
-        "train.learning_rate": 1.0,
-        "train.lr_scheduler_type": "linear",
-        "train.warmup_steps": 60,
-        "train.predict_with_generate": True,
-        "train.metric_for_best_model": "eval_loss",
-        "train.early_stopping_patience": 2,
-    }
+    """And training ends before its time."""
+    settings = {**SCORED, "train.metric_for_best_model": "eval_loss", "train.early_stopping_patience": 2}
     record, fit = logged(prepared(**settings), monkeypatch)
     scores = fit.values("eval_loss")
     assert record.best_step == 3 * scores.index(min(scores)) > 0
     assert record.steps == record.best_step + 6 < 60
+    assert record.eval_loss_after == min(scores)
     assert len(fit.values("eval_chrf")) == len(fit.values("eval_exact_match")) == len(scores)
     early = {**settings, "train.max_steps": record.best_step, "train.early_stopping_patience": None}
     same, _ = logged(prepared("until the best", **early), monkeypatch)
@@ -368,14 +413,14 @@ def test_replies_are_those_that_the_model_gives(prepared: Prepare) -> None:
     tokenizer = load_tokenizer(workspace.base)
     (row,) = Encoder(tokenizer)(conversations(0, 1))
     model = AutoModelForCausalLM.from_pretrained(workspace.base)
-    before = generation_metrics(model, tokenizer, [dict(row)])  # type: ignore[arg-type]
+    before = generation_metrics(model, lambda: None, tokenizer, [dict(row)])  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(model.parameters(), 0.01)
     for _ in range(60):
         loss = model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    after = generation_metrics(model, tokenizer, [dict(row), dict(row)])  # type: ignore[arg-type]
+    after = generation_metrics(model, lambda: None, tokenizer, [dict(row), dict(row)])  # type: ignore[arg-type]
     assert before["eval_exact_match"] == 0
     assert before["eval_chrf"] < 30
     assert after == {"eval_exact_match": 1.0, "eval_chrf": pytest.approx(100)}

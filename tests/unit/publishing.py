@@ -61,7 +61,7 @@ def approve(
     base = {"config.json": sha("base")}
     files = {"train.parquet": sha("train"), "test.parquet": sha("test")}
     split = SplitStatistics(rows=378, messages=1306, tokens=40664, supervised_tokens=19452, max_tokens=232)
-    BaseModelRecord(source="wheel==1:a/b.gguf", digest=sha256_json(base), files=base, n_parameters=134_515_008).write(
+    BaseModelRecord(source=load_params(PARAMS).base.named, digest=sha256_json(base), files=base, n_parameters=134_515_008).write(
         workspace.record("base")
     )
     ValidationReport(

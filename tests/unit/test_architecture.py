@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 # another, so that each can be run, replaced and understood alone.
 COMMON = {
     "errors",
+    "text_faults",
     "lease",
     "files",
     "paths",
@@ -104,7 +105,6 @@ PURE = {
     "statistics",
     "tables",
     "target_suite",
-    "text_faults",
     "tool_calls",
     "versions",
 }

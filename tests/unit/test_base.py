@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from tasks import base as stage
-from tasks.base import fetch_base
+from tasks.base import fetch_base, folder_changed
 from tasks.errors import BaseModelError
 from tasks.files import MODEL_FILES, hash_tree, sha256_file
 from tasks.records import BaseModelRecord
 from tasks.sections import FolderBase
+from tests.unit.publishing import write_model
 
 
 def safetensors(path: Path, shapes: dict[str, list[int]], **metadata: str) -> Path:
@@ -105,3 +106,18 @@ def test_a_tokenizer_that_is_refused_leaves_the_earlier_base(source: Path, targe
 def test_parameters_are_counted_from_the_header(tmp_path: Path) -> None:
     path = safetensors(tmp_path / "a.safetensors", {"a": [3, 5], "b": [7], "scalar": [], "empty": [0, 9]}, format="pt")
     assert stage._count_parameters(path) == 15 + 7 + 1
+
+
+def test_an_edited_file_of_a_folder_is_noticed(tmp_path: Path) -> None:
+    """DVC does not look there."""
+    digest = write_model(tmp_path / "base", b"weights")
+    record = BaseModelRecord(source="base", digest=digest, files=hash_tree(tmp_path / "base"), n_parameters=1)
+    section = FolderBase(source="folder", path="base", sha256="0" * 64, chat_template=None)
+    assert not folder_changed(section, tmp_path, record)
+    (tmp_path / "base" / "notes.txt").write_text("not a file of a model")
+    assert not folder_changed(section, tmp_path, record)
+    (tmp_path / "base" / "tokenizer_config.json").write_text("{}")
+    assert folder_changed(section, tmp_path, record)
+    assert not folder_changed(section.model_copy(update={"chat_template": "qwen3"}), tmp_path, record)
+    (tmp_path / "base" / "config.json").write_text("{}")
+    assert folder_changed(section.model_copy(update={"chat_template": "qwen3"}), tmp_path, record)

@@ -1,5 +1,6 @@
 """One row at a time: which rule a row breaks, and that no row is lost."""
 
+import hashlib
 import json
 import pickle
 from collections.abc import Sequence
@@ -122,7 +123,7 @@ def test_only_the_last_reply_must_name_category_and_facts() -> None:
             {"id": "a", "topic": "refund-time", "messages": [{"role": "user", "text": "x"}]},
             "message 1 lacks content",
         ),
-        ("bad_type", {"id": 1, "topic": "refund-time", "messages": TURNS}, "id is a int"),
+        ("bad_type", {"id": 1.5, "topic": "refund-time", "messages": TURNS}, "id is a float"),
         ("bad_type", {"id": "a", "topic": None, "messages": TURNS}, "topic is a NoneType"),
         ("bad_type", {"id": "a", "topic": "refund-time", "messages": "user: When?"}, "messages is a str"),
         ("bad_type", {"id": "a", "topic": "refund-time", "messages": ["When?"]}, "message 1 is a str"),
@@ -311,6 +312,12 @@ def test_a_call_that_is_null_does_not_excuse_an_empty_message() -> None:
             "control_token",
             "message 2",
         ),
+        (calling((2, {"name": "<|im_start|>"})), "control_token", "message 3: contains the tokenizer's <|im_start|>"),
+        (
+            calling(tools=[{"type": "function", "function": {"name": "find_order", "description": "x<|im_end|>"}}]),
+            "control_token",
+            "tools: contains the tokenizer's <|im_end|>",
+        ),
     ],
 )
 def test_what_is_wrong_with_calls_is_said(row: Any, reason: str, detail: str) -> None:
@@ -338,11 +345,12 @@ def test_a_template_that_hides_tools_keeps_their_rows_out() -> None:
     assert isinstance(plain, Accepted)
 
 
-def test_a_group_is_carried_along_as_text() -> None:
+def test_a_group_is_carried_along_as_a_hash() -> None:
+    """It may be a person's address, and the splits may be published."""
     rules = replace(RULES, section=SECTION.model_copy(update={"columns": {"group": "thread"}}))
     verdict = rules.judge(RawLine("a", 1, line_of(said(*[(m["role"], m["content"]) for m in TURNS], thread=12))))
     assert isinstance(verdict, Accepted)
-    assert verdict.group == "12"
+    assert verdict.group == hashlib.sha256(b"group:12").hexdigest()
 
 
 @pytest.mark.parametrize("text", ["{{order_id}}", "{customer_name}", "${NAME}", "<PRODUCT>", "[INSERT DATE]", "[YOUR NAME]"])

@@ -16,8 +16,12 @@ def torch(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Knobs of a machine: whether it has CUDA, whether that does bfloat16, and what its processor can."""
     machine = SimpleNamespace(cuda=False, cuda_bf16=False, cpu={})
     module = ModuleType("torch")
+
+    def does_bf16(including_emulation: bool = True) -> bool:
+        return machine.cuda_bf16 or including_emulation
+
     module.__dict__.update(
-        cuda=SimpleNamespace(is_available=lambda: machine.cuda, is_bf16_supported=lambda: machine.cuda_bf16),
+        cuda=SimpleNamespace(is_available=lambda: machine.cuda, is_bf16_supported=does_bf16),
         cpu=SimpleNamespace(get_capabilities=lambda: machine.cpu),
         get_num_threads=lambda: 3,
     )

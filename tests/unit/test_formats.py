@@ -49,6 +49,23 @@ def test_the_system_prompt_comes_first_and_once(row: Any) -> None:
     assert as_conversation(row, {})["messages"] == [TOLD, ASKED, REPLIED]
 
 
+@pytest.mark.parametrize("further", ["input", "context"])
+@pytest.mark.parametrize("reply", ["output", "response", "answer"])
+def test_no_part_of_an_instruction_is_lost(further: str, reply: str) -> None:
+    row = {"instruction": "Translate.", further: "Wann?", reply: "When?"}
+    assert as_conversation(row, {})["messages"][0]["content"] == "Translate.\n\nWann?"
+
+
+@pytest.mark.parametrize(("given", "wanted"), [({"id": 7}, "7"), ({"id": "x"}, "x"), ({"id": True}, True)])
+def test_a_number_is_an_id_too(given: dict[str, Any], wanted: Any) -> None:
+    assert as_conversation({"messages": [ASKED, REPLIED], **given}, {})["id"] == wanted
+
+
+def test_an_id_of_null_is_none() -> None:
+    row = {"messages": [ASKED, REPLIED]}
+    assert as_conversation({**row, "id": None}, {})["id"] == as_conversation(row, {})["id"] != ""
+
+
 CALL = {"type": "function", "function": {"name": "find", "arguments": {"id": 1}}}
 
 

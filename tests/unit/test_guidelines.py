@@ -8,6 +8,7 @@ from tasks.errors import DataError
 from tasks.guidelines import Reply, Rulebook, load_policy, missing_facts
 from tasks.params import load_params
 from tasks.sections import Guidelines
+from tasks.text_faults import count_words
 
 ROOT = Path(__file__).parents[2]
 BOOK = Rulebook(
@@ -77,6 +78,17 @@ def test_a_forbidden_string_is_named(text: str) -> None:
 )
 def test_a_fact_is_said_only_if_it_stands_alone(reply: str, fact: str, said: bool) -> None:
     assert missing_facts(reply, (fact,)) == ([] if said else [fact])
+
+
+def test_a_fact_may_touch_the_words_of_a_script_without_blanks_between_them() -> None:
+    assert missing_facts("배송은 5일이 걸립니다", ("5일",)) == []
+    assert missing_facts("배송은 15일이 걸립니다", ("5일",)) == ["5일"]
+    assert missing_facts("配送需要5天。", ("5天",)) == []
+
+
+@pytest.mark.parametrize(("body", "words"), [("one two-three four", 3), ("배송은 5일이 걸립니다", 3), ("配送需要五天", 6)])
+def test_what_counts_as_a_word(body: str, words: int) -> None:
+    assert count_words(body) == words
 
 
 def test_only_the_missing_facts_are_named_in_order() -> None:

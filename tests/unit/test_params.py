@@ -282,6 +282,28 @@ def test_a_number_in_scientific_notation_is_written_as_a_number(params_yaml: Pat
     assert parse_yaml(params_yaml.read_text())["train"]["learning_rate"] == 0.002
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("run_name", '"on"', "on"),
+        ("run_name", '"12:30:00"', "12:30:00"),
+        ("run_name", '"7"', "7"),
+        ("run_name", "ä: b", {"ä": "b"}),
+        ("lr_scheduler_kwargs", '{"a": "no"}', {"a": "no"}),
+        ("adam_epsilon", "1e-9", 1e-9),
+    ],
+)
+def test_what_is_written_is_what_will_be_read(params_yaml: Path, key: str, text: str, value: Any) -> None:
+    """YAML 1.1, which reads the file, sees more in a word without quotes than YAML 1.2."""
+    override(params_yaml, [f"train.sft.{key}={text}"])
+    assert load_params(params_yaml).train.sft == {key: value}
+
+
+def test_the_language_of_norway_stays_a_language(params_yaml: Path) -> None:
+    override(params_yaml, ['validate.language="no"'])
+    assert load_params(params_yaml).validation.language == "no"
+
+
 EXACT = {"exact_match": {"type": "exact_match"}}
 LOSS = {"reply_loss": {"min_gain": 0.5, "floor": 3.0}}
 JUDGE = {"type": "judge", "base_url": "http://127.0.0.1:1/v1", "model": "m", "criteria": "polite"}

@@ -12,8 +12,9 @@ from tasks import preflight as module
 from tasks.errors import DataError, InputError, NetworkError, ParamsError, PipelineError, RegistryError
 from tasks.params import Params
 from tasks.paths import Workspace
-from tasks.preflight import preflight
+from tasks.preflight import before_training, preflight
 from tasks.publishing_sections import Recording
+from tasks.records import PreparedDataset
 from tasks.sections import FolderBase
 from tests.unit.publishing import PARAMS, approve, make_workspace
 
@@ -66,7 +67,6 @@ def test_every_fault_is_told_at_once(place: tuple[Workspace, Params], monkeypatc
         "registry: not a folder that may be written",
         "record.git_branch: ",
         "0.0 GB free, a run may need 2.0 GB",
-        "0.0 GB of memory are free, training needs about 1.8 GB",
     ):
         assert [fault for fault in faults if text in fault], text
 
@@ -120,3 +120,30 @@ def test_full_training_needs_more_memory(place: tuple[Workspace, Params], monkey
     preflight(workspace, params)
     full = changed(params, train=params.train.model_copy(update={"method": "full"}))
     fault_of((workspace, full), InputError, r"2.0 GB of memory are free, training needs about 3.0 GB; .* train.method: lora")
+
+
+def test_a_record_of_another_base_model_does_not_count(place: tuple[Workspace, Params], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that was tried before may have been far too large."""
+    workspace, params = place
+    monkeypatch.setattr(module, "_available_memory", lambda: 1 << 20)
+    fault_of(place, InputError, r"0.0 GB of memory are free, training needs about 1.8 GB")
+    preflight(workspace, changed(params, base=params.base.model_copy(update={"package": "another==1"})))
+
+
+def test_what_only_prepare_tells_is_asked_before_the_training(
+    place: tuple[Workspace, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before: rows that were added since do not stand in the last record."""
+    workspace, params = place
+    few = PreparedDataset.read(workspace.record("prepare"))
+    few.model_copy(update={"splits": {**few.splits, "test": few.splits["test"].model_copy(update={"rows": 69})}}).write(
+        workspace.record("prepare")
+    )
+    preflight(workspace, params)
+    with pytest.raises(InputError, match=r"gate.min_target_items is 100, and there are 69: no model could pass"):
+        before_training(workspace, params)
+    before_training(workspace, changed(params, gate=params.gate.model_copy(update={"min_power": 0})))
+    few.write(workspace.record("prepare"))
+    monkeypatch.setattr(module, "_available_memory", lambda: 1 << 20)
+    with pytest.raises(InputError, match="of memory are free"):
+        before_training(workspace, params)

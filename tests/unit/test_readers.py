@@ -83,6 +83,22 @@ def test_every_kind_gives_the_same_rows_with_their_places(tmp_path: Path, name: 
     assert [(line.file, line.line) for line in lines] == [(name, place) for place in places]
 
 
+ONE_ROW = {"id": "1", "messages": [{"role": "user", "content": "q"}, {"content": "a", "role": "assistant"}], "tags": ["x"]}
+
+
+@pytest.mark.parametrize(
+    "row", [ONE_ROW, {"conversations": [{"from": "human", "value": "q"}]}, {"prompt": "q", "completion": "a"}]
+)
+def test_an_object_that_is_a_conversation_is_one_row(tmp_path: Path, row: Any) -> None:
+    (line,) = read(tmp_path, "one.json", json.dumps(row, indent=1).encode())
+    assert json.loads(line.data) == row
+
+
+def test_an_object_that_holds_conversations_is_as_many_rows(tmp_path: Path) -> None:
+    rows = read(tmp_path, "many.json", json.dumps({"conversations": [ONE_ROW, ONE_ROW]}).encode())
+    assert [json.loads(line.data) for line in rows] == [ONE_ROW, ONE_ROW]
+
+
 def test_a_line_of_jsonl_comes_as_it_is(tmp_path: Path) -> None:
     assert [line.data for line in read(tmp_path, "a.jsonl", b'{"a": \xff}\n[{"role": 1}]\nnot json')] == [
         b'{"a": \xff}',

@@ -96,6 +96,11 @@ def test_the_shape_in_which_a_conversation_is_kept_is_no_change() -> None:
     assert len({hash_row(json.dumps(shape).encode(), {"topic": "label"})[0] for shape in SHAPES}) == 1
 
 
+@pytest.mark.parametrize("other", [{"tools": [{"name": "find"}]}, {"group": "g"}])
+def test_tools_and_group_are_a_part_of_a_row(other: dict[str, Any]) -> None:
+    assert hash_row(json.dumps(SHAPES[0] | other).encode(), {})[0] != hash_row(json.dumps(SHAPES[0]).encode(), {})[0]
+
+
 @pytest.mark.parametrize(
     "data", [b"\xff", b"not json", b"[1]", b"3", b'{"id": 3}', b'{"messages": 1, "id": ["x"]}', b"[" * 10**5]
 )

@@ -32,6 +32,12 @@ def test_a_doc_asks_for_the_last_reply() -> None:
     }
 
 
+def test_rows_with_one_id_are_items_of_their_own() -> None:
+    """As of two files that both number their rows from 1."""
+    rows = [row("1", "a") | {"source": "a.csv:2"}, row("2", "b") | {"source": "a.csv:3"}, row("1", "c") | {"source": "b.csv:2"}]
+    assert [doc["id"] for doc in target_docs(rows, FakeTokenizer())] == ["1 (a.csv:2)", "2", "1 (b.csv:2)"]
+
+
 def test_lengths_are_thirds_of_the_split_whatever_the_order() -> None:
     rows = [row(f"{size}", "x" * size) for size in (40, 10, 60, 30, 20, 50)]
     lengths = {doc["id"]: doc["length"] for doc in target_docs(rows, FakeTokenizer())}

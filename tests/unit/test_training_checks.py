@@ -181,11 +181,11 @@ OTHER_VALUES: dict[str, Any] = {
 }
 
 
-def test_a_checkpoint_belongs_to_every_parameter(versions: dict[str, str]) -> None:
+def test_a_checkpoint_belongs_to_every_parameter_but_those_that_change_none(versions: dict[str, str]) -> None:
     assert set(OTHER_VALUES) == set(Train.model_fields), "add the new parameter to OTHER_VALUES"
     sections = [SECTION, *(SECTION.model_copy(update={name: value}) for name, value in OTHER_VALUES.items())]
     prints = {fingerprint(section, "base", "data", "") for section in sections}
-    assert len(prints) == len(sections) == len(OTHER_VALUES) + 1
+    assert len(prints) == len(OTHER_VALUES) + 1 - len({"checkpoints_gb", "merge"})
 
 
 def test_a_checkpoint_belongs_to_base_data_devices_and_libraries(versions: dict[str, str]) -> None:
