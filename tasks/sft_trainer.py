@@ -14,12 +14,28 @@ import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
+from trl.trainer import utils as trl_utils
 
 from tasks.checkpoints import mark_complete
 
 TERMINATED = 128 + signal.SIGTERM
 ScoreReplies = Callable[[Any, Callable[[], None]], dict[str, float]]
 """From a model, and what to call before each of its batches, to metrics."""
+
+
+_HAS_TRITON = trl_utils._use_triton
+
+
+def _skips_unsupervised(device: torch.device) -> bool:
+    """Whether logits are computed of supervised positions only.
+
+    TRL does so where it has Triton and nowhere else, for the sake of devices that compile anew for each number of positions. A
+    CPU does not: a LoRA step of 4 x 108 tokens, 40 % of them supervised, takes 0.78 of the time.
+    """
+    return device.type == "cpu" or bool(_HAS_TRITON(device))
+
+
+trl_utils._use_triton = _skips_unsupervised
 
 
 class NotFiniteError(ArithmeticError):

@@ -265,6 +265,35 @@ def test_ended_in_an_evaluation_and_resumed_equals_uninterrupted(
     assert resumed_record.digest == record.digest
 
 
+def test_logits_are_computed_of_supervised_positions_only(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU too, with the loss that TRL has of all positions."""
+    from trl.trainer import utils
+
+    from tasks.sft_trainer import Trainer
+
+    scored, positions, supervised = utils._ChunkedLogProbFunction, [], []
+
+    class Counting:
+        @staticmethod
+        def apply(hidden: Any, *arguments: Any) -> Any:
+            positions.append(hidden.shape[0])
+            return scored.apply(hidden, *arguments)
+
+    def training_step(self: Any, model: Any, inputs: Any, *_: Any, **__: Any) -> None:
+        supervised.append(int((inputs["labels"][:, 1:] != -100).sum()))
+        ours = self.compute_loss(model, dict(inputs)).item()
+        with monkeypatch.context() as patch:
+            patch.setattr(utils, "_use_triton", lambda device: False)
+            assert ours == pytest.approx(self.compute_loss(model, dict(inputs)).item(), rel=1e-5)
+        raise Killed
+
+    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", Counting)
+    monkeypatch.setattr(Trainer, "training_step", training_step)
+    with pytest.raises(Killed):
+        run(prepared())
+    assert positions[-2] == supervised[0] < positions[-1]
+
+
 def test_a_loss_that_is_no_number_names_its_rows(prepared: Prepare) -> None:
     """The base model says nan at one token, which one row of the training alone has."""
     import torch
