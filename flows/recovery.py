@@ -18,7 +18,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events import AutomationCore, EventTrigger, Posture, ResourceSpecification
 from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.exceptions import ObjectNotFound
-from prefect.states import AwaitingRetry
+from prefect.states import AwaitingRetry, Cancelled
 from prefect.types import DateTime
 
 HEARTBEAT_SECONDS = 30
@@ -115,6 +115,15 @@ def restart_crashed(client: SyncPrefectClient, deployment: UUID) -> FlowRun | No
         return None
     restart(client, run, f"crash {crashes} of {_CRASHES} at most; it goes on where it was")
     return run
+
+
+def drop_missed(client: SyncPrefectClient, deployment: UUID, keep: int = 1) -> None:
+    """Cancel what the clock planned for a time that has passed, but the last `keep`: one run does for all that were missed."""
+    now = DateTime.now("UTC")
+    planned = [run for run in runs_of(client, deployment, [StateType.SCHEDULED]) if run.auto_scheduled and not run.run_count]
+    missed = [run for run in planned if (run.expected_start_time or now) < now]
+    for run in missed[: len(missed) - keep]:
+        client.set_flow_run_state(run.id, Cancelled(message="missed; one run does for all that were"), force=True)
 
 
 def restart(client: SyncPrefectClient, run: FlowRun, why: str) -> None:

@@ -16,13 +16,11 @@ from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.runner import Runner
 from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_RUNNER_POLL_FREQUENCY, temporary_settings
-from prefect.states import Cancelled
-from prefect.types import DateTime
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from flows.promote import promote
-from flows.recovery import HEARTBEAT_SECONDS, ensure_automations, restart, runs_of
+from flows.recovery import HEARTBEAT_SECONDS, drop_missed, ensure_automations, restart, runs_of
 from flows.retrain import retrain
 from flows.server import server
 from flows.watch import EVENT, Watch, resource, watching
@@ -135,13 +133,7 @@ def _pick_up(client: SyncPrefectClient, name: str) -> None:
     for run in left:
         _LOG.warning("%s was under way when the server ended; it starts again", run.name)
         restart(client, run, "the server before this one ended")
-    now, restarted = DateTime.now("UTC"), {run.id for run in left}
-    planned = [
-        run for run in runs_of(client, deployment, [StateType.SCHEDULED]) if run.auto_scheduled and run.id not in restarted
-    ]
-    missed = sorted((start, run.id) for run in planned if (start := run.expected_start_time or now) < now)
-    for _, run_id in missed if left else missed[:-1]:
-        client.set_flow_run_state(run_id, Cancelled(message="missed; one run does for all that were"), force=True)
+    drop_missed(client, deployment, keep=0 if left else 1)
 
 
 @contextmanager

@@ -3,22 +3,23 @@
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from prefect import State, flow
 from prefect.client.orchestration import get_client
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventIDFilter
 from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field
 
-from flows.recovery import restart_crashed
+from flows.recovery import drop_missed, restart_crashed
 from tasks.data_source import DataSource
 from tasks.data_watch import Change, DataWatch, watch_of
 from tasks.errors import TransientError, WorkspaceBusyError
@@ -41,16 +42,19 @@ def watch(
     deployment: str = "retrain/retrain",
     workspace: str = ".",
 ) -> State[Any]:
-    """Look at the raw data once, and at the runs that crashed.
+    """Look at the raw data once, and at the runs that crashed or were missed.
 
     Args:
         quiet_seconds: Without a change, before a version counts; the next look tells it.
         min_new_rows: A version with fewer rows more than the last one waits for others.
-        deployment: Whose last run starts again if its process died.
+        deployment: Whose last run starts again if its process died; of its runs that the clock missed one is left.
         workspace: Folder with params.yaml, dvc.yaml and data/.
     """
     found = Watch(Workspace.find(Path(workspace)), quiet_seconds, min_new_rows)
     found.look_at_runs(deployment)
+    if flow_run.deployment_id:
+        with get_client(sync_client=True) as client:
+            drop_missed(client, UUID(flow_run.deployment_id), keep=0)  # of this deployment: this look does for all
     found.refresh()
     change = found.look()
     return Completed(
@@ -109,7 +113,7 @@ class Watch:
         change = self._data.look()
         if change is None:
             return None
-        event_id = uuid.uuid5(uuid.NAMESPACE_URL, f"refit:{self._name}:{change.key}")
+        event_id = uuid5(NAMESPACE_URL, f"refit:{self._name}:{change.key}")
         payload = {
             "fingerprint": change.fingerprint,
             "rows": change.rows,
@@ -126,18 +130,19 @@ class Watch:
         return change
 
     def look_at_runs(self, deployment: str) -> None:
-        """Have the last run of a deployment start again if its process died."""
+        """Have the last run of a deployment start again if its process died, and of those that the clock missed leave one."""
         with get_client(sync_client=True) as client:
             try:
                 found = client.read_deployment_by_name(deployment)
             except ObjectNotFound:
                 _LOG.warning("watch: the server has no deployment %s; correct the parameter deployment", deployment)
                 return
+            drop_missed(client, found.id)
             if run := restart_crashed(client, found.id):
                 _LOG.warning("%s had crashed; it starts again", run.name)
 
 
-def _arrived(event_id: uuid.UUID) -> bool:
+def _arrived(event_id: UUID) -> bool:
     with get_client(sync_client=True) as client:
         for _ in range(_ARRIVAL_SECONDS * 4):
             if client.read_events(EventFilter(id=EventIDFilter(id=[event_id])), limit=1).events:
