@@ -225,7 +225,8 @@ def show_template(arguments: argparse.Namespace) -> int:
         tokenizer.chat_template = template_of(arguments.template)
     split, row = workspace.prepared / "train.parquet", arguments.row
     messages, tools = (DEMONSTRATION, []) if row is None else row_of(split, row)
-    pieces = list(marked(tokenizer, messages, tools))
+    last_only = load_params(workspace.params).train.completion_only_loss
+    pieces = list(marked(tokenizer, messages, tools, last_only))
     before, after = ("\x1b[32m", "\x1b[0m") if sys.stdout.isatty() else (">>>", "<<<")
     text = "".join(f"{before}{piece}{after}" if supervised else piece for piece, supervised in pieces)
     _show(arguments, {"pieces": [{"text": piece, "supervised": supervised} for piece, supervised in pieces]}, text)

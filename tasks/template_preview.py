@@ -8,6 +8,7 @@ from typing import Any
 from tasks.chat import Encoder, Message, Tools, conversation
 from tasks.chat_template import read_template, trl_templates
 from tasks.errors import InputError, StageInputError
+from tasks.reply_scores import last_reply
 
 DEMONSTRATION: list[Message] = [
     {"role": "system", "content": "You answer briefly."},
@@ -48,13 +49,22 @@ def row_of(split: Path, row: int) -> tuple[list[Message], list[dict[str, Any]]]:
     return conversation(table.slice(row, 1).to_pylist()[0])
 
 
-def marked(tokenizer: Any, messages: Sequence[Message], tools: Tools = ()) -> Iterator[tuple[str, bool]]:
+def marked(
+    tokenizer: Any, messages: Sequence[Message], tools: Tools = (), last_only: bool = False
+) -> Iterator[tuple[str, bool]]:
     """A conversation as the model reads it, in pieces, each with whether the loss counts on it.
+
+    Args:
+        last_only: it counts on the last reply alone (train.completion_only_loss).
 
     Raises:
         BaseModelError, DataError: as `Encoder`; the template cannot be trained with.
     """
     (tokens,) = Encoder(tokenizer)([messages], [tools])
-    pairs = zip(tokens["input_ids"], tokens["labels"], strict=True)
+    labels = tokens["labels"]
+    if last_only:
+        start, _ = last_reply(labels)
+        labels = [-100] * start + labels[start:]
+    pairs = zip(tokens["input_ids"], labels, strict=True)
     for supervised, run in groupby(pairs, key=lambda pair: pair[1] != -100):
         yield tokenizer.decode([token for token, _ in run]), supervised

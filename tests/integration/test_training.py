@@ -604,6 +604,9 @@ def test_a_template_is_shown_with_what_it_would_train(tiny_base: Path, tmp_path:
     pieces = list(marked(load_tokenizer(tmp_path / "base"), DEMONSTRATION))
     assert [text.strip() for text, supervised in pieces if supervised] == ["On its way.<|im_end|>", "Tomorrow.<|im_end|>"]
     assert "".join(text for text, _ in pieces).startswith("<|im_start|>system\nYou answer briefly.<|im_end|>")
+    only = list(marked(load_tokenizer(tmp_path / "base"), DEMONSTRATION, last_only=True))
+    assert [text.strip() for text, supervised in only if supervised] == ["Tomorrow.<|im_end|>"]
+    assert "".join(text for text, _ in only) == "".join(text for text, _ in pieces)
 
 
 def test_a_training_goes_on_from_the_champion(
