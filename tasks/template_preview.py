@@ -49,9 +49,7 @@ def row_of(split: Path, row: int) -> tuple[list[Message], list[dict[str, Any]]]:
     return conversation(table.slice(row, 1).to_pylist()[0])
 
 
-def marked(
-    tokenizer: Any, messages: Sequence[Message], tools: Tools = (), last_only: bool = False
-) -> Iterator[tuple[str, bool]]:
+def marked(tokenizer: Any, messages: Sequence[Message], tools: Tools = (), last_only: bool = False) -> Iterator[tuple[str, bool]]:
     """A conversation as the model reads it, in pieces, each with whether the loss counts on it.
 
     Args:
