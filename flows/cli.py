@@ -5,8 +5,10 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import get_args
 
 from flows import commands
+from flows.settings import Stage
 from tasks.errors import PipelineError
 from tasks.process import format_error
 
@@ -49,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         dest="settings",
         help="write a value into params.yaml first",
     )
+    run.add_argument("--dry-run", action="store_true", help="judge, and publish nothing")
+    run.add_argument("--force", choices=get_args(Stage), metavar="STAGE", help="run this stage even if nothing changed")
+    run.add_argument("--reason", default="", help="why this run; it is shown with its parameters")
     run.set_defaults(command=commands.run)
 
     serve = subcommands.add_parser(

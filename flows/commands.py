@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         # Without the token only the flow, which may find it in a Secret block, can ask the Hub what it has.
         known = params.push.registry == "local" or bool(os.environ.get("HF_TOKEN"))
         status = read_status(workspace, params) if known else None
-    if status and status.settled:
+    if status and status.settled and arguments.force is None:
         assert status.decision is not None
         if status.published:
             last = f"the champion is {status.champion}"
@@ -39,7 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
             last = f"the last decision was {status.decision.verdict}{', the candidate was refused' if status.withdrawn else ''}"
         return _finish(arguments, "Unchanged", f"nothing changed since the last run; {last}")
 
-    return _finish(arguments, *_run_flow("retrain", workspace=str(workspace.root)))
+    asked = {"force": arguments.force, "dry_run": arguments.dry_run, "reason": arguments.reason}
+    return _finish(arguments, *_run_flow("retrain", workspace=str(workspace.root), **asked))
 
 
 def _run_flow(flow: str, **parameters: Any) -> tuple[str, str]:
@@ -104,6 +105,8 @@ def status(arguments: argparse.Namespace) -> int:
     params = load_params(workspace.params)
     status = read_status(workspace, params)
     verdict = status.decision.verdict if status.decision else None
+    waits = status.waits if params.push.require_approval else None
+    waiting = f"; candidate {waits[:12]} waits: `refit approve {waits[:12]} --reason WHY`" if waits else ""
     api = api_of(workspace)
     server, silent = None, "none known: set PREFECT_API_URL, or `refit serve`"
     try:
@@ -111,7 +114,7 @@ def status(arguments: argparse.Namespace) -> int:
     except NetworkError as error:
         silent = str(error)
     lines = [f"{stage:<20} {'to run' if stage in status.stale else 'up to date'}" for stage in STAGES]
-    lines.append(f"{'last decision':<20} {verdict or 'none yet'}")
+    lines.append(f"{'last decision':<20} {verdict or 'none yet'}{waiting}")
     lines.append(f"{'champion':<20} {status.champion or 'none yet'}{' (this candidate)' if status.published else ''}")
     lines.append(f"{'data':<20} {'some wait that no run has seen' if status.data_wait else 'as the last run saw them'}")
     lines.append(f"{'server':<20} {server.api if server else silent}")
@@ -121,6 +124,7 @@ def status(arguments: argparse.Namespace) -> int:
     value = {
         "stale": status.stale,
         "decision": verdict,
+        "waits_for_approval": waits,
         "champion": status.champion,
         "candidate_is_champion": status.published,
         "data_wait": status.data_wait,

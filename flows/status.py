@@ -34,6 +34,12 @@ class Status:
     data_wait: bool
 
     @property
+    def waits(self) -> str | None:
+        """The digest of a candidate that passed and was neither published nor refused."""
+        passed = self.decision is not None and self.decision.verdict == "PASS"
+        return self.decision.candidate_digest if self.decision and passed and not (self.published or self.withdrawn) else None
+
+    @property
     def settled(self) -> bool:
         """Nothing changed since the last decision, and what it approved was published: a run would end Unchanged."""
         if self.stale or self.decision is None:

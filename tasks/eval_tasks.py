@@ -130,7 +130,7 @@ class LoadedTask:
             task=self.name,
             metric=self.metrics[0],
             version=str(self.task.VERSION),
-            num_fewshot=self.entry.num_fewshot,
+            num_fewshot=self.task.get_config("num_fewshot"),  # of a task that says 0 not what was asked for
             apply_chat_template=self.entry.apply_chat_template,
             limit=self.entry.limit,
             n_items=min(len(self.docs), self.entry.limit or len(self.docs)),

@@ -41,6 +41,7 @@ def test_status_asks_dvc_itself_and_never_loads_prefect(tmp_path: Path) -> None:
     assert told == {
         "stale": list(STAGES),
         "decision": None,
+        "waits_for_approval": None,
         "champion": None,
         "candidate_is_champion": False,
         "data_wait": True,

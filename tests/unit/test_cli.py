@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from flows import cli, commands, status
-from tasks.errors import DataError, PipelineError, StageKilled
+from flows import cli, commands, server_status, status
+from tasks.errors import DataError, NetworkError, PipelineError, StageKilled
 from tasks.evaluation_records import GateDecision, RuleResult, Verdict
 from tasks.files import parse_yaml
+from tasks.overrides import override
 from tasks.paths import Workspace
 from tasks.repro import STAGES
 
@@ -156,6 +157,7 @@ def test_the_status_is_told_as_text_and_as_json(
     assert told == {
         "stale": ["train"],
         "decision": "FAIL",
+        "waits_for_approval": None,
         "champion": None,
         "candidate_is_champion": False,
         "data_wait": False,
@@ -167,9 +169,11 @@ class Runs(list[Workspace]):
     """The workspaces in which `run` started the flow; what it ends with."""
 
     end: tuple[str, str] | BaseException = ("Published", "v1")
+    asked: dict[str, Any]
 
-    def __call__(self, load: Callable[[], Any], workspace: str) -> tuple[str, str]:
+    def __call__(self, load: Callable[[], Any], workspace: str, **asked: Any) -> tuple[str, str]:
         self.append(Workspace(Path(workspace)))
+        self.asked = asked
         if isinstance(self.end, BaseException):
             raise self.end
         return self.end
@@ -182,6 +186,41 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     console.run_in_process = flow  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "flows.console", console)
     return flow
+
+
+def test_what_waits_for_a_person_is_told(workspace: Workspace, settled: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    decide(workspace, "PASS")
+    assert cli.main(["status"]) == 0
+    assert "waits" not in capsys.readouterr().out
+    override(workspace.params, ["push.require_approval=true"])
+    assert cli.main(["status"]) == 0
+    assert "PASS; candidate cccccccccccc waits: `refit approve cccccccccccc --reason WHY`\n" in capsys.readouterr().out
+    assert cli.main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["waits_for_approval"] == "c" * 64
+
+
+def test_a_server_that_is_silent_hides_nothing_else(
+    workspace: Workspace, settled: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def silent(api: str, name: str) -> None:
+        raise NetworkError(f"{api}: the Prefect server does not tell")
+
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    monkeypatch.setattr(server_status, "read_server_status", silent)
+    decide(workspace, "FAIL")
+    assert cli.main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert "FAIL\n" in out
+    assert "http://127.0.0.1:1/api: the Prefect server does not tell\n" in out
+
+
+def test_a_stage_that_is_forced_runs_though_nothing_changed(workspace: Workspace, settled: list[str], runs: Runs) -> None:
+    decide(workspace, "FAIL")
+    assert cli.main(["run", "--dry-run"]) == 0
+    assert runs == []
+    assert cli.main(["run", "--force", "gate", "--dry-run", "--reason", "to see"]) == 0
+    assert runs == [workspace]
+    assert runs.asked == {"force": "gate", "dry_run": True, "reason": "to see"}
 
 
 @pytest.mark.parametrize("verdict", ["FAIL", "INCONCLUSIVE"])
