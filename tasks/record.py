@@ -29,7 +29,7 @@ def record(section: Recording, name: str, private: bool, workspace: Workspace) -
     """Write down the version of the last push. Safe to repeat: what is there already stays as it is.
 
     The commit holds dvc.lock, params.yaml, the records and the .dvc files, over the tree of HEAD; neither the index nor the
-    working tree is touched.
+    working tree is touched. It follows what the branch has, here and at the remote, where other workspaces may write too.
 
     Raises:
         StageInputError: nothing was pushed yet, or only proposed.
@@ -41,7 +41,7 @@ def record(section: Recording, name: str, private: bool, workspace: Workspace) -
         raise StageInputError(f"{workspace.record('push')}: {receipt.summary()}, so there is no version to write down yet")
     tag, commit = f"{name}-{receipt.version}", None
     if section.git_branch is not None:
-        commit = _commit(workspace, section.git_branch, tag, receipt)
+        commit = _commit(workspace, section.git_branch, section.git_remote, tag, receipt)
         if section.git_remote is not None:
             _send(
                 workspace,
@@ -81,7 +81,7 @@ def _publish_dataset(workspace: Workspace, repo_id: str, tag: str, private: bool
             api.create_tag(**dataset, tag=tag, revision=done.oid)
 
 
-def _commit(workspace: Workspace, branch: str, tag: str, receipt: PushReceipt) -> str:
+def _commit(workspace: Workspace, branch: str, remote: str | None, tag: str, receipt: PushReceipt) -> str:
     message = f"{tag}\n\n{receipt.summary()}\n\nModel: {receipt.digest}"
     found = _git(workspace, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}", check=False)
     if found:
@@ -95,18 +95,31 @@ def _commit(workspace: Workspace, branch: str, tag: str, receipt: PushReceipt) -
     if not head:
         raise InputError(f"{workspace.root}: record.git_branch needs a git repository with a commit; make one, or set it to null")
     tip = _git(workspace, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}", check=False)
+    theirs = _fetched(workspace, remote, branch) if remote else ""
     if branch == _git(workspace, "rev-parse", "--abbrev-ref", "HEAD"):
         raise InputError(
             f"record.git_branch {branch}: is checked out here, and a commit would change it under your hands; name another, such "
             f"as {tag.rpartition('-')[0]}-models"
         )
-    parents = [head] if not tip or _is_ancestor(workspace, tip, head) else [tip, head]
+    parents = [head]
+    for other in (tip, theirs):  # of another workspace, too: the branch only ever grows
+        if other and not any(_is_ancestor(workspace, other, parent) for parent in parents):
+            parents.insert(0, other)
     links = [word for parent in parents for word in ("-p", parent)]
     identity = {} if _git(workspace, "config", "user.email", check=False) else _NOBODY
     commit = _git(workspace, "commit-tree", _tree(workspace), *links, "-m", message, environment=identity)
     _git(workspace, "update-ref", f"refs/heads/{branch}", commit, tip or "0" * 40)
     _git(workspace, "tag", "--annotate", "--message", message, tag, commit, environment=identity)
     return commit
+
+
+def _fetched(workspace: Workspace, remote: str, branch: str) -> str:
+    """The commit of the branch at the remote, "" if it is not there yet."""
+    where = f"git remote {remote}"
+    if not _send(workspace, ["git", "ls-remote", "--heads", remote, f"refs/heads/{branch}"], where):
+        return ""
+    _send(workspace, ["git", "fetch", "--quiet", "--no-tags", remote, f"refs/heads/{branch}"], where)
+    return _git(workspace, "rev-parse", "FETCH_HEAD")
 
 
 def _tree(workspace: Workspace) -> str:
@@ -130,19 +143,24 @@ def _git(workspace: Workspace, *words: str, check: bool = True, environment: Map
     env = {**os.environ, **(environment or {})}
     done = subprocess.run(command, cwd=workspace.root, env=env, capture_output=True, text=True, check=False)
     if done.returncode and check:
-        raise InputError(f"{workspace.root}: `git {words[0]}` failed: {_last(done.stderr)}")
+        raise InputError(f"{workspace.root}: `git {words[0]}` failed: {_telling(done.stderr)}")
     return done.stdout.strip()
 
 
-def _send(workspace: Workspace, command: Sequence[str], where: str) -> None:
+def _send(workspace: Workspace, command: Sequence[str], where: str) -> str:
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
     done = subprocess.run(command, cwd=workspace.root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NetworkError(f"{where}: did not take it: {_last(done.stderr)}; the version is published, and this is tried again")
+        raise NetworkError(
+            f"{where}: did not take it: {_telling(done.stderr)}; the version is published, and this is tried again"
+        )
+    return done.stdout.strip()
 
 
-def _last(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+def _telling(text: str) -> str:
+    """The line that says what went wrong: git's own first one, without its hints, or else the last."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("hint:")]
+    return next((line for line in lines if line.startswith(("!", "fatal:", "error:"))), lines[-1] if lines else "it said nothing")
 
 
 def _run(workspace: Workspace, params: Params) -> VersionRecord:
