@@ -2,8 +2,9 @@
 
     python tests/benchmarks/training.py [ROWS]      # default 96; about a quarter of an hour on two cores
 
-Needs data/base (`refit run` or `python -m tasks.base`). The bare trainer and Refit take turns, so that a machine that slows down
-slows down both. `trl sft` gets `--bf16 false` where this processor has no bfloat16: with its default it would take far longer.
+Needs data/base (`refit run` or `python -m tasks.base`). The bare trainer and Refit take turns, after a step that does not count,
+so that a machine that slows down slows down both; both keep freed memory. `trl sft` gets `--bf16 false` where this processor has
+no bfloat16: with its default it would take far longer.
 Losses are those of the replies of the whole eval split, in nats a token.
 """
 
@@ -14,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tasks.environment import pick_dtype, work_offline
+from tasks.environment import keep_freed_memory, pick_dtype, work_offline
 from tasks.fit import Fit, fit, load_split, weights_of
 from tasks.params import Params, load_params
 from tasks.paths import Workspace
@@ -29,7 +31,7 @@ from tasks.training_section import Train
 from tasks.validate import validate
 
 REPO = Path(__file__).parents[2]
-EQUAL_STEPS, TURNS = 12, 2
+EQUAL_STEPS, TURNS = 12, 3
 WATCHED_ROWS = 4  # evaluating is not what is measured
 
 
@@ -57,6 +59,9 @@ def bare(section: Train, workspace: Workspace, folder: Path) -> float:
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTTrainer
+    from trl.trainer import utils
+
+    from tasks import sft_trainer
 
     tables = {name: load_split(workspace.prepared / f"{name}.parquet", section) for name in ("train", "eval")}
     rows = {name: Dataset(table.select(["input_ids", "labels"])) for name, table in tables.items()}
@@ -69,7 +74,9 @@ def bare(section: Train, workspace: Workspace, folder: Path) -> float:
         eval_dataset=rows["eval"],
         peft_config=lora_config(section, model.config.num_hidden_layers),
     )
+    skips, utils._use_triton = utils._use_triton, sft_trainer._HAS_TRITON  # as TRL comes
     trainer.train()
+    utils._use_triton = skips
     return pace(trainer.state.log_history)
 
 
@@ -129,9 +136,15 @@ def main() -> None:
         workspace, params = prepared(folder / "workspace", count)
         equal = params.train.model_copy(update={"max_steps": EQUAL_STEPS, "eval_steps": EQUAL_STEPS})
         paces: dict[str, list[float]] = {"bare": [], "refit": []}
+        keep_freed_memory()
+        bare(equal.model_copy(update={"max_steps": 1}), workspace, folder / "first")
+        take: dict[str, Callable[[Path], float]] = {
+            "bare": lambda folder: bare(equal, workspace, folder),
+            "refit": lambda folder: pace(trained(equal, workspace, folder).history),
+        }
         for turn in range(TURNS):
-            paces["bare"].append(bare(equal, workspace, folder / f"bare-{turn}"))
-            paces["refit"].append(pace(trained(equal, workspace, folder / f"equal-{turn}").history))
+            for who in sorted(take, reverse=bool(turn % 2)):
+                paces[who].append(take[who](folder / f"{who}-{turn}"))
         ratios = [refit / peer for refit, peer in zip(paces["refit"], paces["bare"], strict=True)]
         print(f"at equal settings: {paces['refit'][-1]:.0f} tokens/s, bare SFTTrainer {paces['bare'][-1]:.0f}")
         print(f"ratio {median(ratios):.2f} (turns: {', '.join(f'{ratio:.2f}' for ratio in ratios)})")
