@@ -36,8 +36,9 @@ class Status:
     @property
     def waits(self) -> str | None:
         """The digest of a candidate that passed and was neither published nor refused."""
-        passed = self.decision is not None and self.decision.verdict == "PASS"
-        return self.decision.candidate_digest if self.decision and passed and not (self.published or self.withdrawn) else None
+        if self.decision is None or self.decision.verdict != "PASS" or self.published or self.withdrawn:
+            return None
+        return self.decision.candidate_digest
 
     @property
     def settled(self) -> bool:

@@ -82,12 +82,13 @@ class Watch:
         params = load_params(self._place.params)
         if self._raw == (raw := params.validation.raw):
             return
-        self._raw, self._name = raw, params.push.name
+        self._name = params.push.name
         self.folder = self._place.root / raw
         self._source = DataSource(self._place, self.folder)
         self._data: DataWatch = watch_of(self._place, raw, self._quiet_seconds, self._min_new_rows)
         if not self._data.started:
             self._data.start(known=not changed_stages(self._place, ["validate"]))
+        self._raw = raw
 
     def refresh(self) -> None:
         """Bring data that DVC keeps up to date, unless a run works, which keeps the data that it began with.

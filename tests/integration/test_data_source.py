@@ -3,6 +3,7 @@
 import shutil
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dvc.cli import main
@@ -14,7 +15,7 @@ from tasks.data_watch import watch_of
 from tasks.errors import DataError, InputError, TransientError
 from tasks.files import write_json
 from tasks.paths import Workspace
-from tests.conftest import REPO
+from tests.conftest import REPO, MakeWorkspace, edit_params
 
 ROW = '{"messages": []}\n'
 
@@ -146,3 +147,22 @@ def test_data_that_change_while_they_are_read_are_read_again(place: Workspace, m
     assert not place.record("validate").exists()
     stages.validate.fn(place)
     assert place.record("validate").exists()
+
+
+def test_another_folder_is_watched_from_then_on(make_workspace: MakeWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run may name one in the dashboard while the service watches."""
+    import flows.watch
+
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(flows.watch, "emit_event", lambda **event: told.append(event))
+    monkeypatch.setattr(flows.watch, "_arrived", lambda event_id: True)
+    place = make_workspace()
+    found = flows.watch.Watch(place, 0, 0)
+    assert found.look() is not None
+    other = Path(shutil.copytree(place.data / "raw", place.data / "other"))
+    (other / "more.jsonl").write_text(ROW * 3)
+    edit_params(place, {"validate.raw": "data/other", "guidelines.policy": "data/other/policy.yaml"})
+    assert found.look() is not None
+    assert found.folder == other
+    assert told[1]["payload"]["rows"] == told[1]["payload"]["rows_before"] + 3 == told[0]["payload"]["rows"] + 3
+    assert found.look() is None
