@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from flows.server import password, server
+from flows.server import check_server, password, server
 from flows.server_status import api_of
 from tasks.errors import PipelineError
 from tasks.paths import Workspace
@@ -33,7 +33,9 @@ def run_in_process(load: Callable[[], Any], **parameters: Any) -> tuple[str, str
         PipelineError: the stage's own error, if it failed; or there is no server and none could be started.
     """
     with ExitStack() as stack:
-        if not PREFECT_API_URL.value():
+        if PREFECT_API_URL.value():
+            check_server()
+        else:
             if api := api_of(Workspace.find(Path(parameters.get("workspace", ".")))):
                 stack.enter_context(temporary_settings({PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: password()}))
             else:

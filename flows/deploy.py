@@ -12,6 +12,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
 from flows.recovery import ensure_automations
+from flows.server import check_server
 from tasks.errors import InputError, PipelineError
 from tasks.params import load_params, read_yaml
 from tasks.paths import Workspace
@@ -25,11 +26,13 @@ def deploy(workspace: Workspace, file: Path) -> list[str]:
 
     Raises:
         InputError: no server is set, or the file has no deployments.
+        NetworkError: as `check_server`.
         PipelineError: Prefect refused them; its own words.
     """
     if not PREFECT_API_URL.value():
         raise InputError("PREFECT_API_URL is not set, so there is no server to deploy to; on one machine `refit serve` is enough")
     found = _deployments(file)
+    check_server()
     with get_client(sync_client=True) as client:
         for pool in sorted({each["work_pool"]["name"] for each in found}):
             _ensure_pool(client, pool)

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from flows.promote import promote
 from flows.recovery import HEARTBEAT_SECONDS, drop_missed, ensure_automations, restart, runs_of
 from flows.retrain import retrain
-from flows.server import server
+from flows.server import check_server, server
 from flows.watch import EVENT, Watch, resource, watching
 from tasks.errors import ParamsError
 from tasks.files import write_json
@@ -49,7 +49,7 @@ def serve(
         min_new_rows: A version with fewer rows more waits for others.
 
     Raises:
-        PipelineError: the server did not come up.
+        PipelineError: the server did not come up, or as `check_server`.
         ParamsError: params.yaml, the cron line or the time zone has faults.
     """
     params = load_params(workspace.params)
@@ -62,6 +62,8 @@ def serve(
             print(f"dashboard: {address}", flush=True)
             with get_client(sync_client=True) as client:
                 _pick_up(client, f"{retrain.name}/{name}")
+        else:
+            check_server()
         stack.enter_context(
             temporary_settings(
                 {PREFECT_RUNNER_POLL_FREQUENCY: _POLL_SECONDS, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_SECONDS}

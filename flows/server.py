@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import IO
 
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING, temporary_settings
 
-from tasks.errors import PipelineError
+from tasks.errors import NetworkError, PipelineError, one_line
 from tasks.process import on_parent_death
 
 _START_SECONDS = 180
@@ -68,6 +70,24 @@ def server(port: int | None = None) -> Iterator[str]:
                 APILogHandler().flush()  # the last lines wait to be sent, and would find nobody
         finally:
             child.stop()
+
+
+def check_server() -> None:
+    """Ask the server of PREFECT_API_URL, one that was not started here, whether it is there.
+
+    Raises:
+        NetworkError: it does not answer, or refuses.
+    """
+    from httpx import HTTPError
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.hello().raise_for_status()
+    except (HTTPError, PrefectHTTPStatusError) as error:
+        raise NetworkError(
+            f"{PREFECT_API_URL.value()}: no Prefect server answers there, or it refuses ({one_line(error)}); correct "
+            "PREFECT_API_URL, and PREFECT_API_AUTH_STRING if it has a password"
+        ) from None
 
 
 def password() -> str | None:

@@ -42,14 +42,17 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def _reads_registry(stage: str, params: Params) -> bool:
-    return stage in READ_REGISTRY or (stage == "train" and params.train.start_from == "champion")
+def _asks_hub(stage: str, params: Params) -> bool:
+    if stage == "base":
+        return params.base.source == "hub"
+    reads_registry = stage in READ_REGISTRY or (stage == "train" and params.train.start_from == "champion")
+    return reads_registry and params.push.registry == "hub"
 
 
 def _run_stage(workspace: Workspace, stage: str, forced: bool) -> Record:
     logger = get_run_logger()
     params = load_params(workspace.params)
-    with hub_token(params.push.registry == "hub" and _reads_registry(stage, params)):
+    with hub_token(_asks_hub(stage, params)):
         if not forced and not stale_stages(workspace, params, [stage]):
             logger.info("%s: unchanged", stage)
         else:

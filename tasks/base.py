@@ -3,6 +3,7 @@
 python -m tasks.base
 """
 
+import errno
 import json
 import os
 import shutil
@@ -118,16 +119,19 @@ def _dequantise(gguf: Path, folder: Path) -> None:
 
 def _from_hub(section: HubBase, folder: Path) -> None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     source = section.named
     try:
         snapshot = snapshot_download(section.repo_id, revision=section.revision, allow_patterns=list(MODEL_FILES))
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise BaseModelError(
-            f"base {source}: the Hub has no such repository or commit, or HF_TOKEN may not read it ({type(error).__name__})"
-        ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, OSError) as error:
+        refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
+        if refused or isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
+            raise BaseModelError(
+                f"base {source}: the Hub has no such repository or commit, or HF_TOKEN may not read it ({type(error).__name__})"
+            ) from None
+        if error.errno == errno.ENOSPC:
+            raise
         raise NetworkError(
             f"base {source}: the Hub could not be reached ({type(error).__name__}); check the network or use base.source: folder"
         ) from None

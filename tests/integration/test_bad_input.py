@@ -149,6 +149,14 @@ def test_no_room_on_the_disk(slow: Slow, name: str) -> None:
     assert len(message.splitlines()) == 1
 
 
+def test_no_server_at_the_address_that_is_set(workspace: Workspace) -> None:
+    env = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}
+    for command in (["run", "--set", "gate.kept.margin=0.8"], ["serve", "--cron", "none"], ["deploy"]):
+        message = refused(execute(workspace, [*REFIT, *command], env=env), 1, "NetworkError")
+        assert f"{env['PREFECT_API_URL']}: no Prefect server answers there" in message
+        assert message.endswith("PREFECT_API_AUTH_STRING if it has a password")
+
+
 def test_no_workspace(tmp_path: Path) -> None:
     message = refused(execute(Workspace(tmp_path), [*REFIT, "run"]), 2, "InputError")
     assert "no workspace here or above" in message
