@@ -11,7 +11,7 @@ import pytest
 
 from tasks.files import sha256_file
 from tasks.paths import Workspace
-from tests.conftest import edit_params, free_port
+from tests.conftest import REPO, edit_params, free_port
 from tests.integration.running import REFIT, Done, Step, execute, refused, stage
 
 # The Hub's client waits half a minute in all between its tries.
@@ -151,7 +151,8 @@ def test_no_room_on_the_disk(slow: Slow, name: str) -> None:
 
 def test_no_server_at_the_address_that_is_set(workspace: Workspace) -> None:
     env = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}
-    for command in (["run", "--set", "gate.kept.margin=0.8"], ["serve", "--cron", "none"], ["deploy"]):
+    deploy = ["deploy", "--file", str(REPO / "deployments" / "prefect.yaml")]
+    for command in (["run", "--set", "gate.kept.margin=0.8"], ["serve", "--cron", "none"], deploy):
         message = refused(execute(workspace, [*REFIT, *command], env=env), 1, "NetworkError")
         assert f"{env['PREFECT_API_URL']}: no Prefect server answers there" in message
         assert message.endswith("PREFECT_API_AUTH_STRING if it has a password")
