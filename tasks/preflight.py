@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ _GIGABYTE = 1 << 30
 _COPIES = 8
 """Of the base model on the disk: base, candidate, champion and published version, most of them once more in DVC's cache."""
 _FIRST_RUN = 2 * _GIGABYTE
+_MEMORY, _LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 _ALL_THE_SAME = "gate.min_power: 0 begins a run all the same"
 _DISCORDANT = 0.1
 """Share of items that two like models answer differently; 7 % were seen between the default base model and its candidate."""
@@ -179,12 +181,15 @@ def _memory(workspace: Workspace, params: Params) -> str:
 
 
 def _available_memory() -> int | None:
-    """Linux tells it in /proc/meminfo, in kB."""
+    """Linux tells it in /proc/meminfo, in kB; a container may have less."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = _MEMORY.read_text().splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
+    of_machine = next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
+    with suppress(OSError, ValueError):  # no cgroup v2, or "max"
+        return min(int(_LIMIT.read_text()), of_machine or sys.maxsize)
+    return of_machine
 
 
 def _gate(workspace: Workspace, params: Params) -> str:

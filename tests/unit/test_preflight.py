@@ -147,3 +147,15 @@ def test_what_only_prepare_tells_is_asked_before_the_training(
     monkeypatch.setattr(module, "_available_memory", lambda: 1 << 20)
     with pytest.raises(InputError, match="of memory are free"):
         before_training(workspace, params)
+
+
+def test_a_container_may_have_less_memory_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, limit = tmp_path / "meminfo", tmp_path / "memory.max"
+    monkeypatch.setattr(module, "_MEMORY", machine)
+    monkeypatch.setattr(module, "_LIMIT", limit)
+    assert module._available_memory() is None
+    machine.write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
+    assert module._available_memory() == 8000 << 10
+    for text, wanted in (("max\n", 8000 << 10), ("4096\n", 4096), (f"{1 << 40}\n", 8000 << 10)):
+        limit.write_text(text)
+        assert module._available_memory() == wanted
