@@ -35,11 +35,10 @@ def run_in_process(load: Callable[[], Any], **parameters: Any) -> tuple[str, str
     with ExitStack() as stack:
         if PREFECT_API_URL.value():
             check_server()
+        elif api := api_of(Workspace.find(Path(parameters.get("workspace", ".")))):
+            stack.enter_context(temporary_settings({PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: password()}))
         else:
-            if api := api_of(Workspace.find(Path(parameters.get("workspace", ".")))):
-                stack.enter_context(temporary_settings({PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: password()}))
-            else:
-                print(f"dashboard of this run: {stack.enter_context(server())}", file=sys.stderr)
+            print(f"dashboard of this run: {stack.enter_context(server())}", file=sys.stderr)
         flow = load()
         for handler in (*logging.getLogger().handlers, *logging.getLogger("prefect").handlers):  # the console's is the root's
             handler.addFilter(_OneLineErrors())

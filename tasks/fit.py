@@ -99,8 +99,6 @@ def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None
     """
     work_offline()
     keep_freed_memory()
-    if section.accelerate_config is None:
-        _see_one_device()
     _keep_trackers_in(folder.parent.parent, folder.name)
     import transformers
 
@@ -132,11 +130,6 @@ def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None
     trainer.save_model(str(weights_of(folder)))
     _save_probe(trainer, result.probe, weights_of(folder))
     write_atomic(Fit.path(folder), result.model_dump_json().encode())
-
-
-def _see_one_device() -> None:
-    """The first one: of several, transformers would make data-parallel replicas, which TRL refuses. Before CUDA is begun."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
 
 
 def _keep_trackers_in(cache: Path, name: str) -> None:

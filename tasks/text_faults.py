@@ -8,9 +8,8 @@ from functools import cache
 # A letter or digit of a script with blanks between its words, so not of Korean, Japanese or Chinese.
 LETTER = r"[^\W\u1100-\u11ff\u2e80-\uffdc]"
 # Thai, Lao, Japanese and Chinese write no blanks between words: there each character counts as one.
-_WORD = re.compile(
-    r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
-)
+_UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 
 _BLANK = {"Zs", "Zl", "Zp", "Cc", "Cf"}
 _BROKEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd-\uffff]")

@@ -7,6 +7,7 @@ A training that was killed goes on from its last complete checkpoint when the st
 
 import csv
 import io
+import os
 import shutil
 import signal
 import subprocess
@@ -49,6 +50,8 @@ def train(section: Train, start: Start, workspace: Workspace) -> TrainedModel:
         TrainingError: the training would have taught nothing, went wrong, or the saved model is not the one that was trained.
     """
     began = time.monotonic()
+    if section.accelerate_config is None:
+        _see_one_device()
     train_sha256 = sha256_file(workspace.prepared / "train.parquet")
     config = sha256_file(_device_config(section.accelerate_config)) if section.accelerate_config else ""
     devices = sha256_json([config, pick_device(), precisions(section)])
@@ -89,6 +92,11 @@ def train(section: Train, start: Start, workspace: Workspace) -> TrainedModel:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(workspace.champion_start, ignore_errors=True)
     return record
+
+
+def _see_one_device() -> None:
+    """The first one: of several, transformers would make data-parallel replicas, which TRL refuses. Before CUDA is begun."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
 
 
 def _device_config(path: str) -> Path:
