@@ -1,6 +1,8 @@
 """The command `refit`. Prefect is imported only when there is something to run."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -22,13 +24,18 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
-        return command(arguments)
+        code = command(arguments)
+        sys.stdout.flush()
+        return code
     except PipelineError as error:
         print(format_error(error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("refit: interrupted; run again to go on where it stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read it, as in `refit versions | head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
+        return 128 + signal.SIGPIPE
 
 
 def _parser() -> argparse.ArgumentParser:

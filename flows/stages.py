@@ -14,7 +14,7 @@ from prefect.states import Completed
 import tasks.preflight
 import tasks.retention
 from flows.reporting import report
-from flows.status import READ_REGISTRY, stale_stages
+from flows.status import READ_REGISTRY, UNKNOWN_TO_DVC, stale_stages
 from flows.token import hub_token
 from flows.training_progress import TrainingProgress
 from tasks.data_watch import signature
@@ -59,8 +59,10 @@ def _run_stage(workspace: Workspace, stage: str, forced: bool) -> Record:
             if stage == "train":
                 tasks.preflight.before_training(workspace, params)
             progress = TrainingProgress(logger.info) if stage == "train" else logger.info
-            # Of a base model's folder that was edited DVC itself would say that nothing changed.
-            reproduce(workspace, stage, progress, params.timeouts.of(stage), forced or stage == "base")
+            timeout = params.timeouts.of(stage)
+            reproduce(workspace, stage, progress, timeout, forced)
+            if stage in UNKNOWN_TO_DVC and UNKNOWN_TO_DVC[stage](workspace, params):
+                reproduce(workspace, stage, progress, timeout, force=True)
     record = STAGES[stage].read(workspace.record(stage))
     report(stage, record, workspace)
     return record

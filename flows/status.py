@@ -1,14 +1,17 @@
 """What a workspace is at, without Prefect: which stages are up to date, and whether a run would do anything."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tasks.base import folder_changed
 from tasks.champion import current
 from tasks.data_watch import watch_of
 from tasks.drift import current_reference
-from tasks.evaluation_records import ChampionRecord, GateDecision
+from tasks.environment import scores_as_now
+from tasks.evaluation_records import ChampionRecord, EvalReport, GateDecision
 from tasks.params import Params
-from tasks.paths import Workspace
+from tasks.paths import ROLES, Workspace
 from tasks.publishing_sections import Push, Recording
 from tasks.records import BaseModelRecord, DriftReport, VersionRecord
 from tasks.refusals import why_refused
@@ -98,6 +101,16 @@ def _base_edited(workspace: Workspace, params: Params) -> bool:
     return folder_changed(params.base, workspace.root, BaseModelRecord.read(workspace.record("base")))
 
 
+def _scored_otherwise(role: str, workspace: Workspace, params: Params) -> bool:
+    environment = EvalReport.read(workspace.record(f"evaluate@{role}")).environment
+    return environment is not None and not scores_as_now(environment)
+
+
 READ_REGISTRY = {"drift": _reference_moved, "champion": _champion_moved}
 """Stages that look into the registry, with what tells whether it gives another answer than the last time."""
-_LOOK = READ_REGISTRY | {"base": _base_edited}
+UNKNOWN_TO_DVC: dict[str, Callable[[Workspace, Params], bool]] = {
+    "base": _base_edited,
+    **{f"evaluate@{role}": partial(_scored_otherwise, role) for role in ROLES},
+}
+"""Stages whose result depends on what DVC does not look at, a folder elsewhere or the installed packages."""
+_LOOK = READ_REGISTRY | UNKNOWN_TO_DVC

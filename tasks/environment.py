@@ -50,6 +50,11 @@ def describe(root: Path) -> Environment:
     )
 
 
+def scores_as_now(environment: Environment) -> bool:
+    """Whether the packages that decide a score are installed in the versions of `environment`; imports none of them."""
+    return all(version == _version(name) for name, version in environment.scoring_packages.items())
+
+
 def _git_commit(root: Path) -> str | None:
     try:
         git = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)

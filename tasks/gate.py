@@ -10,14 +10,14 @@ rules is needed). The sources are in tasks/statistics.py.
 from collections.abc import Mapping, Sequence
 
 from tasks.comparison import Comparison, compare, mean
-from tasks.decision_log import judged_before, note
+from tasks.decision_log import judged_before, note, sketch
 from tasks.errors import StageInputError
 from tasks.evaluation_records import ChampionRecord, EvalReport, GateDecision, RuleResult, SuiteTask
 from tasks.evaluation_sections import Gate
 from tasks.figures import level
 from tasks.files import sha256_file
 from tasks.integrity import general_keys, integrity, keys_of
-from tasks.item_scores import TARGET, TARGET_LOSS, Scores, read_scores
+from tasks.item_scores import TARGET, TARGET_LOSS, Scores, read_scores, target_hashes
 from tasks.params import Params
 from tasks.paths import ROLES, Workspace
 from tasks.process import stage_main
@@ -48,7 +48,7 @@ def decide(
         reports, scores: by role; those of the champion and of the best version are left out, or empty with no model digest, while
             there is none, and the best version's also where it is the champion.
         versions: what the registry calls champion and best version; for the record only.
-        judged_before: other candidates that the same items have judged; only told, it decides nothing.
+        judged_before: other candidates that half of the target items or more have judged; only told, it decides nothing.
 
     Raises:
         StageInputError: base or candidate was not scored, so there is nothing to judge.
@@ -166,7 +166,7 @@ def _smoke(section: Gate, candidate: Scores) -> list[RuleResult]:
 
 
 def _wear(section: Gate, judged_before: int) -> RuleResult:
-    reason = f"these items have judged {judged_before} other candidates, of {section.shelf_life} that they are good for"
+    reason = f"these target items have judged {judged_before} other candidates, of {section.shelf_life} that they are good for"
     if judged_before >= section.shelf_life:
         reason += "; they are worn, and what passes may have been fitted to them: add items, or take others (prepare.split_salt)"
     return RuleResult(
@@ -181,8 +181,13 @@ def gate(section: Gate, workspace: Workspace) -> GateDecision:
         StageInputError: as `replay`.
     """
     decision = replay(section, workspace).write(workspace.record("gate"))
-    note(workspace, decision)
+    note(workspace, decision, _items(workspace))
     return decision
+
+
+def _items(workspace: Workspace) -> list[str]:
+    """The sketch of the target items, which it is that candidates are fitted to."""
+    return sketch(target_hashes(workspace.scores("candidate") / "items.parquet"))
 
 
 def replay(section: Gate, workspace: Workspace) -> GateDecision:
@@ -216,7 +221,7 @@ def replay(section: Gate, workspace: Workspace) -> GateDecision:
                 f"run the stage evaluate@{role} again"
             )
     candidate = reports["candidate"]
-    before = judged_before(workspace, candidate.items_sha256 or "", candidate.model_digest or "")
+    before = judged_before(workspace, _items(workspace), candidate.model_digest or "")
     return decide(section, reports, scores, {"champion": published.version, "best": published.best_version}, before)
 
 

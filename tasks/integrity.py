@@ -67,16 +67,28 @@ _OTHER_PROMPTS = (
     "models with another tokenizer or chat template read other prompts and cannot be compared: publish them apart, by another "
     "push.path or push.repo_id"
 )
+_SCORE_AGAIN = "score them alike: `dvc repro --force --single-item evaluate@ROLE` for each that differs, then run again"
 
 
 def _report_faults(reports: Mapping[str, EvalReport], roles: list[str]) -> list[str]:
     faults = []
-    for name in ("items_sha256", "dtype"):
-        found = {role: getattr(reports[role], name) for role in roles}
+    conditions = {role: _conditions(reports[role]) for role in roles}
+    for name in dict.fromkeys(name for found in conditions.values() for name in found):
+        found = {role: conditions[role].get(name) for role in roles}
         if len(set(found.values())) > 1:
             differs = f"{name} differs: " + ", ".join(f"{role} {str(value)[:12]}" for role, value in found.items())
-            faults.append(differs + (f"; {_OTHER_PROMPTS}" if name == "items_sha256" else ""))
+            faults.append(f"{differs}; {_OTHER_PROMPTS if name == 'items_sha256' else _SCORE_AGAIN}")
     return faults
+
+
+def _conditions(report: EvalReport) -> dict[str, str | None]:
+    """What must be the same for every model, or a difference of scores is not one of the models."""
+    where = report.environment
+    return {
+        "items_sha256": report.items_sha256,
+        "dtype": report.dtype,
+        **({"device": where.device, **where.scoring_packages} if where else {}),
+    }
 
 
 def _metric_faults(section: Gate, tasks: Sequence[SuiteTask], candidate: Scores) -> list[str]:

@@ -29,7 +29,7 @@ class Item(NamedTuple):
 
 SLICES = ("topic", "language", "length")
 COLUMNS = tuple(name for name in Item._fields if name != "hash")
-"""What the gate reads; `hash` is in the record's `items_sha256`."""
+"""What the rules read; `hash` is in the record's `items_sha256`."""
 TEXT_COLUMNS = COLUMNS[:-2]
 TARGET, TARGET_LOSS = "target", "target_loss"
 """The tasks that are made of the test split: a generated reply, and the loss of the one that is there."""
@@ -96,3 +96,11 @@ def read_scores(path: Path) -> Scores:
             group["item"], group["cluster"], group["value"], better, {name: group[name] for name in SLICES}
         )
     return scores
+
+
+def target_hashes(path: Path) -> list[str]:
+    """The hashes of the items of the target suite in items.parquet, which `read_scores` has read before."""
+    import pyarrow.parquet as pq
+
+    found: list[str] = pq.read_table(path, columns=["hash"], filters=[("suite", "=", "target")])["hash"].to_pylist()
+    return found

@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks.dvc_repo import dvc_repo
 from tasks.errors import InputError, PipelineError, TransientError
 from tasks.evaluation_records import SuitesReport, SuiteTask, limited
-from tasks.evaluation_sections import JudgeScorer
+from tasks.evaluation_sections import Gate, JudgeScorer
 from tasks.guidelines import load_policy
 from tasks.params import Params
 from tasks.paths import Workspace
@@ -21,7 +21,7 @@ from tasks.records import BaseModelRecord, PreparedDataset
 from tasks.registry import open_registry
 from tasks.sections import FolderBase
 from tasks.sft_config import asks_more
-from tasks.statistics import power_at_no_difference
+from tasks.statistics import power_at_no_difference, unseen_share
 
 _GIGABYTE = 1 << 30
 _COPIES = 8
@@ -64,12 +64,22 @@ def before_training(workspace: Workspace, params: Params) -> None:
     """What only the base model and the prepared data of this run tell, asked once they are there.
 
     Raises:
-        InputError: there is too little memory, or the test split has too few rows for any candidate to pass.
+        InputError: there is too little memory, or the test split has too few rows for any candidate, or for one that comes
+            after a champion, to pass.
     """
     _memory(workspace, params)
-    rows, least = PreparedDataset.read(workspace.record("prepare")).splits["test"].rows, params.gate.min_target_items
-    if rows < least and params.gate.min_power > 0:
-        raise InputError("\n".join([_too_few("target", rows, least), _ALL_THE_SAME]))
+    section, rows = params.gate, PreparedDataset.read(workspace.record("prepare")).splits["test"].rows
+    least, open_loss = section.min_target_items, unseen_share(rows, section.confidence)
+    faults = [_too_few("target", rows, least)] if rows < least else []
+    margins = {"champion": section.champion.margin, "best": section.best.margin}
+    faults += [
+        f"gate.{role}.margin is {margin:g}, and {rows} test rows leave a loss of {open_loss:.3f} possible even where no answer "
+        f"changed: no candidate could pass against a {role}; add rows or widen the margin"
+        for role, margin in margins.items()
+        if margin <= open_loss and not (role == "champion" and section.champion.promote_if == "better")
+    ]
+    if faults and section.min_power > 0:
+        raise InputError("\n".join([*faults, _ALL_THE_SAME]))
 
 
 def examine(workspace: Workspace, params: Params) -> Iterator[Check]:
@@ -211,23 +221,33 @@ def _suites_and_gate(workspace: Workspace, params: Params) -> str:
 
 
 def _could_pass(workspace: Workspace, params: Params, tasks: Sequence[SuiteTask]) -> str:
-    """How often a model without any loss would pass `kept` (reference: tasks/statistics.py).
+    """How often a model without any loss would pass `kept`, pooled and by each task (reference: tasks/statistics.py).
 
     How many target items there will be, only `before_training` knows.
     """
     section = params.gate
-    general = sum(task.n_items for task in tasks if task.suite == "general")
-    power = power_at_no_difference(section.kept.margin, general, _DISCORDANT, section.confidence)
-    found = (
-        f"with {general} general items and a margin of {section.kept.margin * 100:g} points a model without any loss would "
-        f"pass about {power * 100:.0f} % of the time"
-    )
+    items = {task.task: task.n_items for task in tasks if task.suite == "general"}
+    general = sum(items.values())
     faults = [_too_few("general", general, section.min_general_items)] if general < section.min_general_items else []
-    if power < section.min_power:
-        faults.append(f"gate.kept.margin: {found}, wanted {section.min_power * 100:g} %; add items or widen the margin")
+    pooled, found = _power(section, general, section.kept.margin)
+    rules = [("gate.kept.margin", pooled, found)]
+    for task, n in items.items():
+        power, told = _power(section, n, section.kept.task_margin)
+        rules.append((f"gate.kept.task_margin of {task}", power, told))
+    for name, power, told in rules:
+        if power < section.min_power:
+            faults.append(f"{name}: {told}, wanted {section.min_power * 100:g} %; add items or widen the margin")
     if faults and section.min_power > 0:
         raise InputError("\n".join([*faults, _ALL_THE_SAME]))
     return f"{found}{limited(tasks)}"
+
+
+def _power(section: Gate, items: int, margin: float) -> tuple[float, str]:
+    power = power_at_no_difference(margin, items, _DISCORDANT, section.confidence)
+    return power, (
+        f"with {items} general items and a margin of {margin * 100:g} points a model without any loss would pass about "
+        f"{power * 100:.0f} % of the time"
+    )
 
 
 def _too_few(suite: str, n: int, least: int) -> str:

@@ -47,6 +47,9 @@ class Record(BaseModel):
         raise NotImplementedError(type(self).__name__)
 
 
+_SCORING = ("torch", "transformers", "tokenizers", "lm_eval")
+
+
 class Environment(Record):
     """Where something was computed."""
 
@@ -56,6 +59,11 @@ class Environment(Record):
     threads: int
     git_commit: str | None
     packages: dict[str, str]
+
+    @property
+    def scoring_packages(self) -> dict[str, str]:
+        """Those that decide a score, with their versions."""
+        return {name: self.packages[name] for name in _SCORING if name in self.packages}
 
 
 class BaseModelRecord(Record):

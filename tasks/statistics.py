@@ -67,8 +67,7 @@ def lower_bound(
     groups = _by_cluster(differences, clusters, strata)
     n_items, n_clusters = len(differences), sum(len(sums) for sums, _ in groups)
     mean = sum(float(sums.sum()) for sums, _ in groups) / n_items
-    unseen = 1 - (1 - confidence) ** (1 / n_clusters)
-    bounds = [mean + unseen * min(worst - mean, 0.0)]
+    bounds = [mean + unseen_share(n_clusters, confidence) * min(worst - mean, 0.0)]
     if n_clusters == n_items and np.isin(differences, (-1, 0, 1)).all():
         bounds.append(tango_lower_bound(*discordance(differences), n_items, confidence))
     elif n_clusters > _DRAWN_UP_TO:
@@ -77,6 +76,11 @@ def lower_bound(
         means = _drawn_means(groups, draws, seed, worst)
         bounds.append(float(np.quantile(means, _widened_share(n_clusters, len(groups), confidence), method="inverted_cdf")))
     return float(min(bounds))
+
+
+def unseen_share(n_clusters: float, confidence: float) -> float:
+    """The largest share of a kind of item that so many clusters may all miss; see `lower_bound`, 2."""
+    return 1 - math.pow(1 - confidence, 1 / n_clusters)
 
 
 def tango_lower_bound(better: int, worse: int, n: int, confidence: float) -> float:
@@ -123,14 +127,17 @@ def discordance(differences: "Numbers") -> tuple[int, int]:
 def power_at_no_difference(margin: float, n: float, discordant: float, confidence: float) -> float:
     """How often a model without any true loss would pass "not worse by `margin`", by the normal approximation.
 
-    The standard error is then sqrt(discordant / n), so power = Phi(margin / error - z).
+    The standard error is then sqrt(discordant / n), so power = Phi(margin / error - z). Where n is so small that even equal
+    answers leave a loss of the margin possible (`unseen_share`), no model passes.
 
     Args:
-        n: independent items; with clusters, items over the design effect.
-        discordant: share of items on which the two models differ; at 0 a model with any margin always passes.
+        n: independent items, more than 0; with clusters, items over the design effect.
+        discordant: share of items on which the two models differ.
     """
+    if unseen_share(n, confidence) >= margin:
+        return 0.0
     if discordant <= 0:
-        return 1.0 if margin > 0 else 0.0
+        return 1.0
     return NormalDist().cdf(margin / math.sqrt(discordant / n) - NormalDist().inv_cdf(confidence))
 
 

@@ -12,11 +12,17 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from tasks.evaluation_records import EvalReport, SuiteTask
+from tasks.gate import decide
+from tasks.item_scores import ItemScores, Scores
+from tasks.params import load_params
+from tasks.paths import ROLES
 from tasks.statistics import lower_bound
 
 CONFIDENCE = 0.95
@@ -202,6 +208,40 @@ def seconds_of_rule(law: Law, clusters: int, n: int = 10_000) -> float:
     return time.process_time() - began
 
 
+def seconds_of_decision(law: Law, target: int = 2_000, general: int = 8_000) -> float:
+    """Processor seconds of every rule of params.yaml on 10,000 items of base, champion, best version and candidate."""
+    generator = np.random.default_rng(1)
+
+    def column(n: int, name: str, values: Any) -> ItemScores:
+        slices = {"topic": [f"{index % 40}" for index in range(n)], "length": ["long", "short"] * (n // 2)}
+        names = [f"{name} {index}" for index in range(n)]
+        return ItemScores.of(names, names, values, slices=slices if name == "target" else {})
+
+    def scored(level: float) -> Scores:
+        replies = np.clip(level + generator.choice(law.values, p=law.shares, size=target) / 4, 0, 1)
+        found = {("target", "target", "guideline_score"): column(target, "target", replies)}
+        found |= {("target", "target", name): column(target, "target", np.ones(target)) for name in section.smoke}
+        each = general // TASKS
+        return found | {
+            ("general", f"task {task}", "acc"): column(each, f"{task}", generator.random(each) < 0.5) for task in range(TASKS)
+        }
+
+    section = load_params(Path(__file__).parents[2] / "params.yaml").gate
+    options: dict[str, Any] = {"num_fewshot": None, "apply_chat_template": False, "limit": None, "n_items": general // TASKS}
+    tasks = [
+        SuiteTask(suite="general", entry="ours", task=f"task {task}", metric="acc", version="1", **options)
+        for task in range(TASKS)
+    ]
+    scores = {role: scored(level) for role, level in (("base", 0.3), ("champion", 0.7), ("best", 0.7), ("candidate", 0.7))}
+    alike: dict[str, Any] = {"items_sha256": "i", "scores_sha256": None, "dtype": "float32", "metrics": [], "environment": None}
+    reports = {role: EvalReport.model_validate(alike | {"role": role, "model_digest": role, "tasks": tasks}) for role in ROLES}
+    began = time.process_time()
+    decision = decide(section, reports, scores)
+    seconds = time.process_time() - began
+    assert len(decision.rules) > 15, decision.reasons()
+    return seconds
+
+
 def _timed(measure: Callable[[], None]) -> None:
     began = time.process_time()
     measure()
@@ -267,6 +307,9 @@ def print_times() -> None:
         ("quarters, 1,000 clusters, the most that are drawn", HARDLY_WORSE, 1_000),
     ):
         print(f"pooled and six bounds of 10,000 items, {name}: {seconds_of_rule(law, clusters):.2f} s of processor", flush=True)
+    print(
+        f"every rule, 2,000 target and 8,000 general items, four models: {seconds_of_decision(HARDLY_WORSE):.2f} s of processor"
+    )
 
 
 def main() -> None:

@@ -17,7 +17,6 @@ from tests.benchmarks.gate_rates import (
     exact_coverage,
     kept_rate,
     lost_or_not,
-    seconds_of_rule,
 )
 
 REPETITIONS, DRAWS = 1_200, 400
@@ -77,10 +76,3 @@ def test_a_model_at_the_margin_is_seldom_kept(discordant: float) -> None:
 @pytest.mark.parametrize(("discordant", "least"), [(0.07, 0.93), (0.10, 0.85)])
 def test_an_equal_model_is_mostly_kept(discordant: float, least: float) -> None:
     assert kept_rate((0.0,) * TASKS, discordant, 10_000) >= least
-
-
-@pytest.mark.parametrize(
-    ("law", "clusters"), [(AT_MARGIN, 10_000), (AT_MARGIN, 2_857), (HARDLY_WORSE, 10_000), (HARDLY_WORSE, 1_000)]
-)
-def test_a_rule_on_10_000_items_takes_less_than_a_second(law: Law, clusters: int) -> None:
-    assert seconds_of_rule(law, clusters) < 1

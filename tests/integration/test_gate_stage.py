@@ -11,7 +11,7 @@ import pytest
 from tasks.errors import StageInputError
 from tasks.evaluation_records import ChampionRecord, EvalReport, GateDecision, SuiteTask
 from tasks.evaluation_sections import Gate
-from tasks.files import sha256_file
+from tasks.files import sha256_file, sha256_json
 from tasks.gate import gate, replay
 from tasks.item_scores import COLUMNS, read_scores
 from tasks.params import load_params
@@ -37,6 +37,12 @@ def rows(level: float) -> list[tuple[Any, ...]]:
     return found + [("general", task, item, item, "", "", "", "acc", True, value) for task, item, value in general]
 
 
+def grown(found: list[tuple[Any, ...]], n: int) -> list[tuple[Any, ...]]:
+    """The first `n` items of the test split are others."""
+    others = {f"t{index}": f"another {index}" for index in range(n)}
+    return [(*row[:2], others.get(row[2], row[2]), *row[3:]) for row in found]
+
+
 def suite_task(task: str) -> SuiteTask:
     options: dict[str, Any] = {"num_fewshot": None, "apply_chat_template": False, "limit": None, "n_items": 350}
     return SuiteTask(suite="general", entry="refit_general", task=task, metric="acc", version="1", **options)
@@ -46,7 +52,8 @@ def write(workspace: Workspace, role: Any, found: list[tuple[Any, ...]], digest:
     path = workspace.scores(role) / "items.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     kinds = dict.fromkeys(COLUMNS, "str") | {"higher_is_better": "bool", "value": "float64"}
-    pd.DataFrame(found, columns=list(COLUMNS)).astype(kinds).to_parquet(path)
+    table = pd.DataFrame(found, columns=list(COLUMNS)).astype(kinds)
+    table.assign(hash=table["item"].map(sha256_json).astype("str")).to_parquet(path)
     EvalReport(
         role=role,
         model_digest=digest,
@@ -179,8 +186,12 @@ def test_the_same_items_wear_by_every_other_candidate(workspace: Workspace, sect
     assert [worn(), worn()] == [0, 0], "the same candidate asks nothing new"
     write(workspace, "candidate", rows(0.85), "another!" * 8)
     assert [worn(), worn()] == [1, 1]
-    write(workspace, "candidate", rows(0.8), "a third!" * 8)
-    assert worn() == 2
+    for role, level in (LEVELS | {"candidate": 0.8}).items():
+        write(workspace, role, grown(rows(level), 30), (role if role != "candidate" else "a third!") * 8)
+    assert worn() == 2, "most of them are the same items"
+    for role, level in (LEVELS | {"candidate": 0.75}).items():
+        write(workspace, role, grown(rows(level), 120), (role if role != "candidate" else "a fourth") * 8)
+    assert worn() == 0, "others have judged none yet"
     workspace.decisions.write_text('{"items": "half a li')
     with pytest.raises(StageInputError, match=r"data/decisions.jsonl: a line of it is not JSON"):
         worn()

@@ -36,7 +36,9 @@ SECTION = Gate.model_validate(
         "smoke": {"stops": 0.95, "nonempty": 1.0, "no_repetition": 0.95, "structure": 0.9},
     }
 ).model_copy(update=FEW_DRAWS)
-ENVIRONMENT = Environment(python="3", platform="x", device="cpu", threads=2, git_commit=None, packages={})
+ENVIRONMENT = Environment(
+    python="3", platform="x", device="cpu", threads=2, git_commit=None, packages={"lm_eval": "0.4", "trl": "1.0"}
+)
 Role = Literal["base", "champion", "best", "candidate"]
 
 
@@ -57,6 +59,7 @@ def report(
     digest: str | None = "",
     items: str | None = "i" * 64,
     dtype: str = "float32",
+    environment: Environment = ENVIRONMENT,
     tasks: Sequence[SuiteTask] = tuple(map(suite_task, TASKS)),
 ) -> EvalReport:
     found = digest if digest is None else digest or f"{role}-digest"
@@ -68,7 +71,7 @@ def report(
         dtype=dtype,
         tasks=list(tasks),
         metrics=[],
-        environment=ENVIRONMENT,
+        environment=environment,
     )
 
 
@@ -152,7 +155,7 @@ def test_worn_items_are_told_and_decide_nothing(before: int, worn: bool) -> None
     decision = decide(SECTION, REPORTS, scores, judged_before=before)
     rule = rules(decision)["wear"]
     assert (decision.verdict, rule.verdict, rule.n) == ("PASS", "PASS", before)
-    assert rule.reason.startswith(f"these items have judged {before} other candidates, of 3 ")
+    assert rule.reason.startswith(f"these target items have judged {before} other candidates, of 3 ")
     assert ("they are worn" in rule.reason) is worn
 
 
@@ -438,8 +441,16 @@ def test_a_metric_that_every_model_lacks_is_a_fail() -> None:
     assert "guideline_score is missing" in decision.rules[0].reason
 
 
-@pytest.mark.parametrize("change", [{"items": "j" * 64}, {"dtype": "bfloat16"}])
-def test_other_items_or_precision_cannot_be_compared(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"items": "j" * 64},
+        {"dtype": "bfloat16"},
+        {"environment": ENVIRONMENT.model_copy(update={"device": "cuda"})},
+        {"environment": ENVIRONMENT.model_copy(update={"packages": {"lm_eval": "0.3", "trl": "2.0"}})},
+    ],
+)
+def test_other_items_or_conditions_cannot_be_compared(change: dict[str, Any]) -> None:
     reports = ALL_REPORTS | {"champion": report("champion", **change)}
     decision = decide(SECTION, reports, {"base": scored(0.2), "champion": scored(0.7), "candidate": scored()})
     assert decision.verdict == "FAIL"

@@ -10,6 +10,7 @@ import pytest
 
 from tasks import preflight as module
 from tasks.errors import DataError, InputError, NetworkError, ParamsError, PipelineError, RegistryError
+from tasks.evaluation_records import SuitesReport, SuiteTask
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.preflight import before_training, preflight
@@ -130,6 +131,17 @@ def test_a_record_of_another_base_model_does_not_count(place: tuple[Workspace, P
     preflight(workspace, changed(params, base=params.base.model_copy(update={"package": "another==1"})))
 
 
+def test_every_task_must_have_the_items_that_its_margin_needs(place: tuple[Workspace, Params]) -> None:
+    workspace = place[0]
+    whole: dict[str, Any] = {"suite": "general", "entry": "ours", "metric": "acc", "version": "1", "num_fewshot": None}
+    whole |= {"apply_chat_template": False, "limit": None}
+    tasks = [SuiteTask.model_validate(whole | {"task": task, "n_items": n}) for task, n in (("facts", 800), ("few", 22))]
+    SuitesReport(tasks=tasks, items_sha256="").write(workspace.record("suites"))
+    fault_of(place, InputError, r"task_margin of few: with 22 general items and a margin of 12 points .* about 0 % of the time")
+    SuitesReport(tasks=tasks[:1], items_sha256="").write(workspace.record("suites"))
+    preflight(*place)
+
+
 def test_what_only_prepare_tells_is_asked_before_the_training(
     place: tuple[Workspace, Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +155,12 @@ def test_what_only_prepare_tells_is_asked_before_the_training(
     with pytest.raises(InputError, match=r"gate.min_target_items is 100, and there are 69: no model could pass"):
         before_training(workspace, params)
     before_training(workspace, changed(params, gate=params.gate.model_copy(update={"min_power": 0})))
+    strict = params.gate.champion.model_copy(update={"margin": 0.04})
+    strict_gate = params.gate.model_copy(update={"champion": strict, "min_target_items": 60})
+    with pytest.raises(InputError, match=r"gate.champion.margin is 0.04, and 69 test rows leave a loss of 0.042 possible"):
+        before_training(workspace, changed(params, gate=strict_gate))
+    better = strict_gate.model_copy(update={"champion": strict.model_copy(update={"promote_if": "better"})})
+    before_training(workspace, changed(params, gate=better))
     few.write(workspace.record("prepare"))
     monkeypatch.setattr(module, "_available_memory", lambda: 1 << 20)
     with pytest.raises(InputError, match="of memory are free"):

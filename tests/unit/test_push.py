@@ -219,7 +219,7 @@ def test_what_nobody_approved_in_time_waits_no_longer(tmp_path: Path) -> None:
     section = params.push.model_copy(update={"require_approval": True, "approval_days": 2.0})
     registry = open_registry(section, workspace)
     digest = approve(workspace, b"one", None)
-    note(workspace, GateDecision.read(workspace.record("gate")))
+    note(workspace, GateDecision.read(workspace.record("gate")), [])
     judged = judged_at(workspace, digest)
     assert judged is not None
     assert why_refused(workspace, digest, section, judged + timedelta(days=2)) is None

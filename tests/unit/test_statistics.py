@@ -163,7 +163,14 @@ def test_power_matches_the_table(margin: float, discordant: float, n: int) -> No
 def test_power_at_the_edges() -> None:
     assert power_at_no_difference(0.03, 900, 0.0, 0.95) == 1.0
     assert power_at_no_difference(0.0, 900, 0.0, 0.95) == 0.0
-    assert power_at_no_difference(0.0, 900, 0.1, 0.95) == pytest.approx(0.05)
+    assert power_at_no_difference(0.0, 900, 0.1, 0.95) == 0.0
+
+
+@pytest.mark.parametrize("n", [20, 50, 150])
+def test_power_is_none_exactly_where_equal_answers_do_not_pass(n: int) -> None:
+    least = -bound(np.zeros(n))
+    assert power_at_no_difference(least - 1e-9, n, 0.0, 0.95) == 0.0
+    assert power_at_no_difference(least + 1e-9, n, 0.0, 0.95) == 1.0
 
 
 def test_discordance_counts_both_ways() -> None:
