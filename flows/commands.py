@@ -11,6 +11,7 @@ from typing import Any
 from tasks.decision_text import explain as explained
 from tasks.errors import DataError, InputError, NetworkError, ParamsError
 from tasks.evaluation_records import GateDecision
+from tasks.hub_repository import token_of_environment
 from tasks.overrides import overridden, override
 from tasks.params import Params, load_params
 from tasks.paths import Workspace
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
             _tell(f"params.yaml: {change}")
         params = load_params(workspace.params)
         # Without the token only the flow, which may find it in a Secret block, can ask the Hub what it has.
-        known = params.push.registry == "local" or bool(os.environ.get("HF_TOKEN"))
+        known = params.push.registry == "local" or bool(token_of_environment())
         status = read_status(workspace, params) if known else None
     if status and status.settled and arguments.force is None:
         assert status.decision is not None

@@ -12,7 +12,7 @@ publishers one wins, and whatever a killed publication left is taken up by its d
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from tasks.errors import NetworkError, NotApprovedError, RegistryError, StaleCha
 from tasks.files import sha256_file, sha256_json
 from tasks.hub_repository import HubRepository, RateLimitedError
 from tasks.hub_staging import TOLERATED, operations, our_files, upload
-from tasks.hub_state import MAIN, State, read_state
+from tasks.hub_state import MAIN, State, commit_title, proposal_title, read_state
 from tasks.registry import (
     CARD,
     HISTORY,
@@ -136,6 +136,7 @@ class HubRegistry:
         if why := why_withdrawn(state.moves, digest) or self._why_refused(state, digest):
             raise NotApprovedError(f"this model, {digest[:12]}, was refused ({why}); train another")
         if opened := self._pull_request(state, digest):
+            self._unstage(branch for branch in state.staging if branch.endswith(digest[:12]))
             return opened.url
         staged = upload(self._repository, state, model, digest, documents)
         version = state.next_version()
@@ -145,12 +146,12 @@ class HubRegistry:
                 operations(
                     state, ours, staged.commit, staged.manifest, next_move(state.champion, version, digest, "publish", reason)
                 ),
-                commit_message=_proposal(version, digest),
+                commit_message=proposal_title(version, digest),
                 commit_description=reason,
                 parent_commit=state.head,
                 create_pr=True,
             )
-            self._repository.api.delete_branch(self._repository.repo_id, branch=staged.branch)
+        self._unstage([staged.branch])
         return str(done.pr_url)
 
     def _pull_request(self, state: State, digest: str) -> "Discussion | None":
@@ -159,7 +160,7 @@ class HubRegistry:
             return None
         with self._repository.asking("list pull requests"):
             found = self._repository.api.get_repo_discussions(self._repository.repo_id, discussion_type="pull_request")
-            return next((each for each in found if each.title == _proposal(state.next_version(), digest)), None)
+            return next((each for each in found if each.title == proposal_title(state.next_version(), digest)), None)
 
     def _why_refused(self, state: State, digest: str) -> str | None:
         found = self._pull_request(state, digest) if self._by_pull_request else None
@@ -173,11 +174,15 @@ class HubRegistry:
             what = f"{champion.version} replaced no other version" if champion else "nothing was published"
             raise RegistryError(f"{self.name}: {what}, so there is nothing to roll back to; name one of {state.versions}")
         manifest = self.verify(target)
-        state, ours = self._ready()
-        commit = self._commit(target, state)
-        if target != champion.version:
-            self._move(state, ours, commit, target, manifest, "rollback", reason)
-        return self._settle(target, commit)
+
+        def act() -> Pointer:
+            state, ours = self._ready()
+            commit = self._commit(target, state)
+            if state.champion is None or state.champion.version != target:
+                self._move(state, ours, commit, target, manifest, "rollback", reason)
+            return self._settle(target, commit)
+
+        return self._surely(act, manifest.model_digest, champion.version)
 
     def fetch(self, version: str, target: Path) -> Manifest:
         commit = self._commit(version)
@@ -241,7 +246,7 @@ class HubRegistry:
                 self._repository.api.create_commit(
                     self._repository.repo_id,
                     operations(state, ours, commit, manifest, move),
-                    commit_message=_title(version, action),
+                    commit_message=commit_title(version, action),
                     commit_description=reason,
                     parent_commit=state.head,
                 )
@@ -262,10 +267,13 @@ class HubRegistry:
             raise StaleChampionError(f"{self.name}: somebody moved the pointer right after {version}; run again to judge anew")
         self._check_main(version, verified, state.head)
         self._tag_champion(state)
-        with self._repository.asking("delete staging branches"):
-            for branch in state.staging:
-                self._repository.api.delete_branch(self._repository.repo_id, branch=branch)
+        self._unstage(state.staging)
         return champion
+
+    def _unstage(self, branches: Iterable[str]) -> None:
+        with self._repository.asking("delete staging branches"):
+            for branch in branches:
+                self._repository.api.delete_branch(self._repository.repo_id, branch=branch)
 
     def _tag_champion(self, state: State) -> bool:
         """Unless it has its tag; tells whether there was something to do."""
@@ -292,7 +300,7 @@ class HubRegistry:
     def _publication(self, version: str, head: str) -> str:
         """The commit of main that published a version: its head, unless somebody committed since."""
         commits = self._repository.api.list_repo_commits(self._repository.repo_id, revision=head)
-        return next((commit.commit_id for commit in commits if commit.title.startswith(_title(version, "publish"))), head)
+        return next((commit.commit_id for commit in commits if commit.title.startswith(commit_title(version, "publish"))), head)
 
     def _surely(self, act: Callable[[], Pointer], digest: str, expected: str | None) -> Pointer:
         """Wait as long as the Hub asks, and after any other error look what happened: the model may be published all the same.
@@ -346,11 +354,3 @@ class HubRegistry:
         return RegistryError(
             f"{self.name}: {version} is damaged: {', '.join(names)} differ from {MANIFEST}; roll back to another version"
         )
-
-
-def _proposal(version: str, digest: str) -> str:
-    return f"{_title(version, 'publish')} {digest[:12]}"
-
-
-def _title(version: str, action: Action) -> str:
-    return f"{version}: {action}"

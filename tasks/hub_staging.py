@@ -14,7 +14,7 @@ from tasks.hub_state import MAIN, STAGING, State
 from tasks.registry import DOCUMENTS, HISTORY, MANIFEST, Manifest, Move, history_lines, may_be_published, publishable_paths
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, RepoFile
 
     CommitOperation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
 
@@ -55,9 +55,7 @@ def upload(repository: HubRepository, state: State, model: Path, digest: str, do
             if branch not in state.staging:
                 api.create_branch(repo_id, branch=branch, revision=state.head, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder, revision=branch, commit_message=message)
-        files = _arrived(repository, branch, folder)
-    if bad := [name for name, data in documents.items() if files[name] != hashlib.sha256(data).hexdigest()]:
-        raise NetworkError(f"{repository.name}: {', '.join(bad)} arrived on {branch} otherwise than sent; {MAIN} is unchanged")
+        files = _arrived(repository, branch, folder, documents)
     of_model = sha256_json({path.name: files[path.name] for path in paths})
     if of_model != digest:
         raise RegistryError(f"{model}: has digest {of_model[:12]}, wanted {digest[:12]}; it changed meanwhile, judge it again")
@@ -101,24 +99,26 @@ def _is_ours(name: str) -> bool:
     return may_be_published(name) or name in (*DOCUMENTS, MANIFEST, HISTORY)
 
 
-def _arrived(repository: HubRepository, branch: str, folder: Path) -> dict[str, str]:
-    """The sha256 of each file, in sorted order: of a large one as the Hub tells it, of a small one if the Hub has the same bytes.
+def _arrived(repository: HubRepository, branch: str, folder: Path, documents: Mapping[str, bytes]) -> dict[str, str]:
+    """The sha256 of each file of a folder as it lies on the branch, in sorted order; of a document it is the one that was sent.
 
     Raises:
-        NetworkError: a small one arrived otherwise than sent, or any is missing.
+        NetworkError: a document or a small file arrived otherwise than sent, or any is missing.
     """
-    from huggingface_hub.utils.sha import git_hash
-
     tree = repository.tree(branch)
-    files, bad = {}, []
-    for path in sorted(folder.iterdir()):
-        entry = tree.get(path.name)
-        if entry is not None and entry.lfs:
-            files[path.name] = entry.lfs.sha256
-        elif entry is not None and entry.blob_id == git_hash(data := path.read_bytes()):
-            files[path.name] = hashlib.sha256(data).hexdigest()
-        else:
-            bad.append(path.name)
-    if bad:
+    sent = {name: hashlib.sha256(data).hexdigest() for name, data in documents.items()}
+    found = {path.name: _sha256_of(tree.get(path.name), path) for path in sorted(folder.iterdir())}
+    files = {name: sha256 for name, sha256 in found.items() if sha256 and sha256 == sent.get(name, sha256)}
+    if bad := [name for name in found if name not in files]:
         raise NetworkError(f"{repository.name}: {', '.join(bad)} arrived on {branch} otherwise than sent; {MAIN} is unchanged")
     return files
+
+
+def _sha256_of(entry: "RepoFile | None", path: Path) -> str | None:
+    """Of a large file as the Hub tells it, of a small one if the Hub has the same bytes, else None."""
+    from huggingface_hub.utils.sha import git_hash
+
+    if entry is None or entry.lfs:
+        return entry.lfs.sha256 if entry and entry.lfs else None
+    data = path.read_bytes()
+    return hashlib.sha256(data).hexdigest() if entry.blob_id == git_hash(data) else None

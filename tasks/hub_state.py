@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tasks.hub_repository import HubRepository
-from tasks.registry import HISTORY, Move, Pointer, next_version, parse_stored, pointer_after, version_number
+from tasks.registry import HISTORY, Action, Move, Pointer, next_version, parse_stored, pointer_after, version_number
 
 MAIN = "main"
 STAGING = "refit-staging-"
@@ -55,3 +55,13 @@ def read_state(repository: HubRepository) -> State:
         staging={name: commit for name, commit in branches.items() if name.startswith(STAGING)},
         moves=[parse_stored(Move, line, f"{repository.name}: {HISTORY}") for line in lines],
     )
+
+
+def commit_title(version: str, action: Action) -> str:
+    """Of the commit that makes a version the champion."""
+    return f"{version}: {action}"
+
+
+def proposal_title(version: str, digest: str) -> str:
+    """Of the pull request that would make a model the champion; merged, it is its commit's."""
+    return f"{commit_title(version, 'publish')} {digest[:12]}"

@@ -109,6 +109,12 @@ def folder_base(folder: Path) -> dict[str, Any]:
     return {"source": "folder", "path": str(folder), "sha256": sha256, "chat_template": None}
 
 
+def git(folder: Path, *words: str) -> str:
+    """Run git there, under a name of the tests'; returns what it printed."""
+    identity = ("-c", "user.name=tests", "-c", "user.email=tests@localhost")
+    return subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
 MakeWorkspace = Callable[..., Workspace]
 
 

@@ -4,12 +4,13 @@ The client is the real one, without waiting between its own retries; the server 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from huggingface_hub import HfApi
 
 from tasks.errors import PipelineError, TransientError
 from tasks.files import sha256_json
@@ -146,21 +147,91 @@ def test_one_version_or_none_over_xet(xet_scene: Scene, patch: pytest.MonkeyPatc
     assert any(failed) is (fault != "429")
 
 
-def fails(scene: Scene, patch: pytest.MonkeyPatch, fault: str, again: str, number: int) -> bool:
-    """Whether a publication fails that meets the fault at its request of this number; in any case it is made up for."""
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_rollback_happens_once(scene: Scene, patch: pytest.MonkeyPatch, fault: str) -> None:
+    hub = scene.hub
+
+    def roll_back() -> None:
+        assert open_registry_of(hub).rollback("v1", "worse").version == "v1"
+
+    use_client(patch, scene.folder / "before the rollback")
+    hub.restore(scene.start)
+    publish(scene)
+    both = hub.snapshot()
+    for number in range(1, 1 + len(requests_of(scene, patch, roll_back))):
+        cache = scene.folder / f"rollback, {fault} {number}"
+        error = meet(scene, patch, both, fault, number, cache, roll_back)
+        if error is not None:
+            assert "\n" not in str(error)
+            hub.reset()
+            use_client(patch, cache)
+            roll_back()
+        assert hub.commits(REPO_ID) == ["v1: rollback", "v2: publish", "v1: publish", "initial commit"]
+        assert hub.files(REPO_ID)["model.safetensors"][:1] == b"1"
+        moves = [json.loads(line) for line in hub.files(REPO_ID)["history.jsonl"].splitlines()]
+        assert [(move["version"], move["action"]) for move in moves] == [("v1", "publish"), ("v2", "publish"), ("v1", "rollback")]
+        assert set(hub.tags(REPO_ID)) == {"v1", "v2"}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_pull_request_or_none(scene: Scene, patch: pytest.MonkeyPatch, fault: str) -> None:
+    """At the requests that only a proposal makes, and what follows them; nobody merges it, so readers keep v1."""
+    hub = scene.hub
+    addresses = []
+
+    def propose() -> None:
+        registry = open_registry_of(hub, by_pull_request=True)
+        addresses.append(registry.propose(scene.candidate, scene.digest, DOCUMENTS, "v1", "second"))
+
+    hub.restore(scene.start)
+    requests = requests_of(scene, patch, propose)
+    opens = next(number for number, request in enumerate(requests, 1) if "create_pr" in request.path)
+    places = [number for number, request in enumerate(requests, 1) if "/discussions" in request.path or number >= opens]
+    assert len(places) > 2
+    for number in places:
+        cache = scene.folder / f"proposal, {fault} {number}"
+        if meet(scene, patch, scene.start, fault, number, cache, propose) is not None:
+            hub.reset()
+            use_client(patch, cache)
+            propose()
+        api = HfApi(endpoint=hub.url, token=hub.token)
+        assert [found.status for found in api.get_repo_discussions(REPO_ID)] in (["open"], ["draft"])
+        assert check_reader(hub, scene.digest) == "v1"
+        assert set(hub.branches(REPO_ID)) == {"main"}
+    assert set(addresses) == {f"{hub.url}/{REPO_ID}/discussions/1"}
+
+
+def requests_of(scene: Scene, patch: pytest.MonkeyPatch, act: Callable[[], None]) -> list[Request]:
+    """What an action asks of the hub where nothing goes wrong."""
+    scene.hub.reset()
+    use_client(patch, scene.folder / "counted")
+    act()
+    return list(scene.hub.requests)
+
+
+def meet(
+    scene: Scene, patch: pytest.MonkeyPatch, start: Snapshot, fault: str, number: int, cache: Path, act: Callable[[], None]
+) -> PipelineError | None:
+    """The error, if any, of an action that meets the fault at its request of this number."""
     hub = scene.hub
     hub.reset()
-    hub.restore(scene.start)
-    cache = scene.folder / f"{fault} {again} {number}"
+    hub.restore(start)
     use_client(patch, cache, scene.xet, patience(fault))
     faults = iter(FAULTS[fault])
     hub.fault = lambda count, method, path: next(faults, None) if count >= number else None
     error: PipelineError | None = None
     try:
-        publish(scene)
+        act()
     except PipelineError as caught:
         error = caught
-    assert next(faults, None) is None, f"request {number} was never made"
+    assert len(hub.requests) >= number, f"request {number} was never made"
+    return error
+
+
+def fails(scene: Scene, patch: pytest.MonkeyPatch, fault: str, again: str, number: int) -> bool:
+    """Whether a publication fails that meets the fault at its request of this number; in any case it is made up for."""
+    hub, cache = scene.hub, scene.folder / f"{fault} {again} {number}"
+    error = meet(scene, patch, scene.start, fault, number, cache, lambda: publish(scene))
     where = f"{fault} at {hub.requests[number - 1]}"
     assert len(hub.requests) < 3 * len(scene.requests), f"{where}: retries without bound"
     champion = check_reader(hub, scene.digest)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from contextlib import chdir
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from dvc.cli import main as dvc
 
 from flows.cli import main as refit
 from tasks.paths import Workspace
-from tests.conftest import REPO, edit_params
+from tests.conftest import REPO, edit_params, git
 
 
 def version(place: Workspace, rows: int) -> Path:
@@ -26,11 +25,6 @@ def version(place: Workspace, rows: int) -> Path:
     return place.root / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
 
 
-def git(place: Workspace, *words: str) -> None:
-    identity = ("-c", "user.name=a", "-c", "user.email=a@example.com")
-    subprocess.run(["git", *identity, *words], cwd=place.root, check=True, capture_output=True)
-
-
 @pytest.mark.parametrize("in_git", [False, True])
 def test_only_versions_that_nothing_names_go(in_git: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Four versions, of which git has the first two if there is one."""
@@ -39,15 +33,15 @@ def test_only_versions_that_nothing_names_go(in_git: bool, tmp_path: Path, capfd
     shutil.copy(REPO / "params.yaml", place.root)
     (place.root / "dvc.yaml").write_text("stages: {}\n")
     if in_git:
-        git(place, "init")
+        git(place.root, "init")
     with chdir(place.root):
         assert dvc(["init", "--quiet", *([] if in_git else ["--no-scm"])]) == 0
     versions = []
     for rows in range(1, 5):
         versions.append(version(place, rows))
         if in_git and rows <= 2:
-            git(place, "add", "--all")
-            git(place, "commit", "--message", f"{rows} rows")
+            git(place.root, "add", "--all")
+            git(place.root, "commit", "--message", f"{rows} rows")
     assert all(listing.is_file() for listing in versions)
 
     capfd.readouterr()

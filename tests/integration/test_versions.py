@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import pytest
 
 from tasks.files import sha256_file, tree_digest
 from tasks.paths import Workspace
-from tests.conftest import REPO, edit_params
+from tests.conftest import REPO, edit_params, git
 from tests.integration.running import REFIT, Done, Step, execute, refused, stage
 
 TAG = "quillmere-support-v2"
@@ -27,11 +26,6 @@ class Place(NamedTuple):
 
     def git(self, *words: str, at: Path | None = None) -> str:
         return git(at or self.workspace.root, *words)
-
-
-def git(folder: Path, *words: str) -> str:
-    identity = ("-c", "user.name=tests", "-c", "user.email=tests@localhost")
-    return subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def refit(workspace: Workspace, *words: str, **settings: Any) -> Done:
@@ -152,6 +146,22 @@ def test_a_version_is_laid_out_as_it_was_made(place: Place, reproduced: dict[str
     assert tree_digest(inside.candidate) == tree_digest(place.workspace.candidate)
     assert tree_digest(inside.data / "raw") == tree_digest(place.workspace.data / "raw")
     assert state_of(place.workspace) == place.before
+
+
+def test_what_the_cache_lacks_comes_from_the_remote(place: Place, tmp_path: Path) -> None:
+    copy = Workspace(Path(shutil.copytree(place.workspace.root, tmp_path / "copy", symlinks=True)))
+    shutil.rmtree(copy.root / ".dvc" / "cache")
+    found = json.loads(refit(copy, "reproduce", "v2", "--into", str(tmp_path / "again")).stdout)
+    assert (found["changed"], found["unfetched"], found["differences"]) == ({}, None, {})
+    inside = Workspace(Path(found["folder"]))
+    assert tree_digest(inside.candidate) == tree_digest(place.workspace.candidate)
+    assert tree_digest(inside.prepared) == tree_digest(place.workspace.prepared)
+    shutil.rmtree(copy.root / ".dvc" / "cache")
+    edit_dvc = copy.root / ".dvc" / "config"
+    edit_dvc.write_text(edit_dvc.read_text().replace(str(place.store), str(tmp_path / "moved")))
+    found = json.loads(refit(copy, "reproduce", "v2", "--into", str(tmp_path / "without")).stdout)
+    assert found["unfetched"]
+    assert not Workspace(Path(found["folder"])).candidate.exists()
 
 
 def test_what_would_differ_is_said(place: Place, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """A version in git, where another workspace writes to the same branch of the same remote."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,10 @@ from tasks.errors import NetworkError
 from tasks.publishing_sections import Recording
 from tasks.record import record
 from tasks.records import PushReceipt
+from tests.conftest import git
 from tests.unit.publishing import make_workspace
 
 SECTION = Recording(git_branch="models", git_remote="origin", dvc_remote=None, dataset_repo_id=None)
-
-
-def git(folder: Path, *words: str) -> str:
-    identity = ("-c", "user.name=tests", "-c", "user.email=tests@localhost")
-    return subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.fixture
