@@ -1,15 +1,18 @@
 """Records as artifacts of the dashboard, and the named states that a run ends in."""
 
 import base64
+import os
 from functools import singledispatch
+from pathlib import Path
 from typing import Any
 
 from prefect import State
-from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.states import Completed
 
+from flows.pages import PAGES_URL
 from tasks.decision_text import markdown
-from tasks.evaluation_records import EvalReport, GateDecision
+from tasks.evaluation_records import EvalReport, GateDecision, ReportPage
 from tasks.paths import Workspace
 from tasks.pictures import curves_svg, read_curve
 from tasks.records import DriftReport, PreparedDataset, PushReceipt, Record, TrainedModel, ValidationReport
@@ -46,6 +49,12 @@ def report(stage: str, record: Record, workspace: Workspace) -> None:
     _details(record, key, workspace)
 
 
+def _link(key: str, page: Path, text: str, workspace: Workspace) -> None:
+    """To a page of the last run; it may be another one's by the time somebody looks."""
+    if address := os.environ.get(PAGES_URL):
+        create_link_artifact(key=key, link=f"{address.rstrip('/')}/{workspace.relative(page)}", link_text=text, description=text)
+
+
 @singledispatch
 def _details(record: Record, key: str, workspace: Workspace) -> None:
     """Nothing more for most records."""
@@ -59,6 +68,7 @@ def _(record: ValidationReport, key: str, workspace: Workspace) -> None:
     )
     rows = [result.model_dump(mode="json") for result in record.expectations]
     create_table_artifact(key="expectations", table=rows, description=f"Data Docs: {workspace.relative(workspace.data_docs)}")
+    _link("data-docs", workspace.data_docs / "index.html", "Data Docs of the last run", workspace)
 
 
 @_details.register
@@ -85,6 +95,11 @@ def _(record: TrainedModel, key: str, workspace: Workspace) -> None:
 def _(record: EvalReport, key: str, workspace: Workspace) -> None:
     rows = [metric.model_dump(mode="json") for metric in record.metrics]
     create_table_artifact(key=f"scores-{record.role}", table=rows, description=f"Scores of the {record.role} model")
+
+
+@_details.register
+def _(record: ReportPage, key: str, workspace: Workspace) -> None:
+    _link("report-page", workspace.report, "Report of the last run", workspace)
 
 
 @_details.register

@@ -19,10 +19,11 @@ from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
+from flows.pages import pages
 from flows.promote import promote
 from flows.recovery import HEARTBEAT_SECONDS, drop_missed, ensure_automations, restart, runs_of
 from flows.retrain import retrain
-from flows.server import check_server, server
+from flows.server import check_server, password, server
 from flows.watch import EVENT, Watch, resource, watching
 from tasks.errors import ParamsError
 from tasks.files import write_json
@@ -76,6 +77,7 @@ def serve(
             if cron is None:
                 _forget_schedules(client, registered[0])
             ensure_automations(client, name, registered, params.notify.blocks)
+        stack.enter_context(pages(workspace, password()))
         # After that: nobody would listen to the event before.
         stack.enter_context(watching(Watch(workspace, quiet_seconds, min_new_rows), f"{retrain.name}/{name}"))
         stack.enter_context(_announced(workspace, str(PREFECT_API_URL.value())))

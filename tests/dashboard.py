@@ -66,6 +66,17 @@ class Dashboard:
         for text in words:
             expect(self.page.get_by_role("tabpanel")).to_contain_text(text)
 
+    def follow(self, link: str) -> str:
+        """What the page says that a link of the run's artifacts leads to."""
+        self.page.get_by_role("tab", name="Artifacts").click()
+        address = self.page.get_by_role("tabpanel").get_by_role("link", name=link).first.get_attribute("href")
+        assert address
+        there = self._browser.new_page()
+        there.goto(address)
+        said: str = there.inner_text("body")
+        there.close()
+        return said
+
     def picture(self, path: Path) -> None:
         """For whoever writes a test."""
         self.page.screenshot(path=path, full_page=True)

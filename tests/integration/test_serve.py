@@ -156,6 +156,8 @@ def test_a_person_runs_watches_and_approves_in_the_browser(service: Service) -> 
         )
         dashboard.shows("Artifacts", "The gate's decision: PASS", "Rows and tokens of each split", "by hand, in a browser")
         dashboard.shows("Parameters", f'"max_steps": {steps}')
+        for link, words in (("Report of the last run", "Answers"), ("Data Docs of the last run", "Expectations on the accepted")):
+            assert words in dashboard.follow(link)
         ended = service.ended(UUID(run))
         assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "AwaitingApproval")
         assert TrainedModel.read(service.workspace.record("train")).steps == steps
