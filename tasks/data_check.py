@@ -1,5 +1,6 @@
 """Judge files of conversations by the row rules alone: nothing is written, no stage needs to have run."""
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from tasks.errors import DataError
 from tasks.guidelines import Rulebook, load_policy
 from tasks.params import Params
 from tasks.paths import Workspace
+from tasks.progress import counted
 from tasks.readers import RawLine, find_raw_files, read_rows
 
 
@@ -62,7 +64,8 @@ def check_files(paths: Sequence[Path], params: Params, workspace: Workspace) -> 
     encoder = Encoder(tokenizer) if tokenizer else None
     for path in _files(paths):
         found = FileCheck(str(path))
-        for verdict in judge_all(_until_error(path, found), rules, encoder):
+        of_file = rules.of(workspace.relative(path.resolve()))
+        for verdict in counted(judge_all(_until_error(path, found), of_file, encoder), f"{path}: checked", sys.stderr):
             found.add(verdict)
         yield found
 

@@ -66,6 +66,17 @@ def as_conversation(row: Any, columns: Mapping[RowKey, str]) -> Any:
     return row
 
 
+def split_instances(row: Any) -> list[Any]:
+    """Alpaca's seeds have one instruction with `instances`, several inputs and outputs: a row each. Any other row stays one."""
+    found = row.get("instances") if isinstance(row, dict) and "instruction" in row else None
+    if not isinstance(found, list) or not found or not all(isinstance(instance, dict) for instance in found):
+        return [row]
+    rest = {key: value for key, value in row.items() if key != "instances"}
+    if len(found) == 1 or not isinstance(rest.get("id"), str | int):
+        return [rest | instance for instance in found]
+    return [rest | instance | {"id": f"{rest['id']}-{number}"} for number, instance in enumerate(found, 1)]
+
+
 def _messages(row: Row) -> Any:
     for key in ("messages", "conversations", "conversation"):
         if key in row:

@@ -2,17 +2,22 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 Row = TypeVar("Row")
 _SECONDS = 5.0
 
 
 class Progress:
-    """Prints `validated 120,000 rows, 24,000 rows/s` at most every five seconds, and at the end if it was slower than that."""
+    """Prints `validated 120,000 rows, 24,000 rows/s` at most every five seconds, and at the end if it was slower than that.
 
-    def __init__(self, verb: str) -> None:
-        self._verb = verb
+    Args:
+        verb: What is done with the rows.
+        to: Standard error for a command whose answer is on standard output; default: standard output, the log of a stage.
+    """
+
+    def __init__(self, verb: str, to: TextIO | None = None) -> None:
+        self._verb, self._to = verb, to
         self._rows = self._told_rows = 0
         self._began = self._told = time.monotonic()
 
@@ -29,12 +34,14 @@ class Progress:
 
     def _tell(self) -> None:
         self._told, self._told_rows = time.monotonic(), self._rows
-        print(f"{self._verb} {self._rows:,} rows, {self._rows / (self._told - self._began):,.0f} rows/s", flush=True)
+        print(
+            f"{self._verb} {self._rows:,} rows, {self._rows / (self._told - self._began):,.0f} rows/s", flush=True, file=self._to
+        )
 
 
-def counted(rows: Iterable[Row], verb: str) -> Iterator[Row]:
+def counted(rows: Iterable[Row], verb: str, to: TextIO | None = None) -> Iterator[Row]:
     """The rows, with the progress of whoever takes them."""
-    progress = Progress(verb)
+    progress = Progress(verb, to)
     for row in rows:
         yield row
         progress.add(1)

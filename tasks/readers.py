@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple, cast
 
 from tasks.errors import DataError, one_line
 from tasks.files import sha256_file
-from tasks.formats import MESSAGE_KEYS
+from tasks.formats import MESSAGE_KEYS, split_instances
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 PACKED = (".gz", ".zst")
@@ -71,7 +71,8 @@ def is_raw_file(name: str) -> bool:
 def read_rows(path: Path, name: str, digests: dict[str, str]) -> Iterator[RawLine]:
     """The rows of one file in order; when the last one was read, `digests[name]` is the sha256 of the file.
 
-    A line of JSONL comes as it is, whatever is in it; a row of the other kinds as a JSON object of its columns.
+    A line of JSONL comes as it is, whatever is in it, but for one of several instances (`split_instances`), which are a row
+    each; a row of the other kinds comes as a JSON object of its columns.
 
     Raises:
         DataError: the file cannot be read to its end, with the place.
@@ -79,11 +80,20 @@ def read_rows(path: Path, name: str, digests: dict[str, str]) -> Iterator[RawLin
     try:
         with path.open("rb", buffering=_HEAD) as stored, _unpacked(stored) as stream:
             for line, data in _rows(stream, name):
-                yield RawLine(name, line, data)
+                for row in _split(data) if b'"instances"' in data else (data,):
+                    yield RawLine(name, line, row)
         digests[name] = sha256_file(path)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{name}: cannot be read: {reason}; mend or remove it") from None
+
+
+def _split(data: bytes) -> list[bytes]:
+    try:
+        rows = split_instances(json.loads(data))
+    except (ValueError, RecursionError):
+        return [data]
+    return [_as_json(row) for row in rows] if len(rows) > 1 or "instances" not in rows[0] else [data]
 
 
 def _raise(error: OSError) -> None:

@@ -4,12 +4,14 @@ Python's own 64-bit hash will do: it is never written down, and that any two of 
 """
 
 import json
+import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tasks.formats import as_conversation
+from tasks.progress import counted
 from tasks.readers import RawLine
 from tasks.sections import RowKey
 
@@ -35,7 +37,7 @@ class FileRows:
 
     def read(self, rows: Iterable[RawLine], columns: Mapping[RowKey, str]) -> "FileRows":
         """Take the hashes of all `rows`."""
-        for row in rows:
+        for row in counted(rows, f"{self.shown}: read", sys.stderr):
             content, identity = hash_row(row.data, columns)
             self.contents.append(content)
             self.ids.append(identity)

@@ -99,11 +99,15 @@ def test_the_dashboards_form_has_its_fields_and_refuses_wrong_values(service: Se
 
 
 def test_a_run_by_hand_can_force_a_stage_and_publish_nothing(service: Service) -> None:
+    """Of two that come at once the second waits for its turn."""
     gate = service.workspace.record("gate")
     before = gate.stat().st_mtime_ns
-    ended = by_hand(service, force="gate", dry_run=True, settings=["gate.confidence=0.9"])
-    assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "Unchanged"), "the candidate is the champion already"
+    runs = [service.start_run(force="gate", dry_run=True, settings=["gate.confidence=0.9"]) for _ in range(2)]
+    ended = sorted((service.ended(run) for run in runs), key=lambda run: run.start_time)
+    for run in ended:
+        assert (run.state.type.value, run.state.name) == ("COMPLETED", "Unchanged"), "the candidate is the champion already"
     assert gate.stat().st_mtime_ns > before
+    assert ended[0].end_time <= ended[1].start_time
 
 
 def test_a_fault_in_a_setting_fails_the_run_and_changes_nothing(service: Service) -> None:
@@ -115,16 +119,31 @@ def test_a_fault_in_a_setting_fails_the_run_and_changes_nothing(service: Service
 
 
 def test_new_data_start_one_run_and_a_person_publishes(service: Service) -> None:
-    began, rows = time.time(), ValidationReport.read(service.workspace.record("validate")).n_raw
-    for line in new_rows(service.workspace).splitlines(keepends=True):
-        with (service.workspace.data / "raw" / "orders.jsonl").open("a") as rows_there:
-            rows_there.write(line)
-    ended = service.started_because("new data: ", began)
-    assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "AwaitingApproval"), service.log()
-    assert ValidationReport.read(service.workspace.record("validate")).n_raw == rows + 5
-    assert sum(str(run.parameters.get("reason", "")).startswith("new data: ") for run in service.runs()) == 1
+    """Data that come while it trains are for a further run."""
+
+    def add_rows(seed: int) -> None:
+        for line in new_rows(service.workspace, seed).splitlines(keepends=True):
+            with (service.workspace.data / "raw" / "orders.jsonl").open("a") as rows_there:
+                rows_there.write(line)
+
+    def n_raw() -> int:
+        return ValidationReport.read(service.workspace.record("validate")).n_raw
+
+    began, rows = time.time(), n_raw()
+    add_rows(0)
+    service.until(lambda: processes(service.workspace, b"-m", b"tasks.train"), "the training")
+    assert n_raw() == rows + 5
+    add_rows(1)
+    first = service.started_because("new data: ", began)
+    ended = service.started_because("new data: ", first.created.timestamp())
+    assert n_raw() == rows + 10
+    for run in (first, ended):
+        assert (run.state.type.value, run.state.name) == ("COMPLETED", "AwaitingApproval"), service.log()
+    assert first.end_time <= ended.start_time
+    assert sum(str(run.parameters.get("reason", "")).startswith("new data: ") for run in service.runs()) == 2
 
     digest = ended.state.message.split()[1]
+    assert digest not in first.state.message, "it was trained on other data"
     refused = execute(service.workspace, [*REFIT, "approve", "0" * 12, "--reason", "x"])
     assert refused.returncode != 0
     assert f"the one that waits is {digest}" in refused.stderr
@@ -206,8 +225,9 @@ def test_on_postgresql_with_a_password_by_one_setting_each(first: Step, tmp_path
                 urlopen(f"{service.api}/metrics")
             assert b"# TYPE process_resident_memory_bytes gauge" in service.ask("metrics")
             assert service.retrain()["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
-            ended = by_hand(service)
-            assert (ended.state.type.value, ended.state.name) == ("COMPLETED", "Unchanged")
+            both = [service.ended(run).state.name for run in [service.start_run(), service.start_run()]]
+            assert sorted(both) == ["Cancelled", "Unchanged"], "of two at once the new one is cancelled"
+            ended = next(run for run in service.runs() if run.state.name == "Unchanged")
             service.stop()
             service.start()
             assert service.ended(ended.id).state.name == "Unchanged"

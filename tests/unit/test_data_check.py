@@ -8,6 +8,7 @@ import pytest
 
 from flows import cli
 from tasks.paths import Workspace
+from tests.conftest import edit_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,6 +51,15 @@ def test_reasons_are_counted_with_their_first_row(workspace: Workspace, capsys: 
     assert (broken["rows"], broken["reasons"]) == (1, {"missing_key": 1})
     assert broken["first"]["missing_key"].endswith("the row lacks topic")
     assert broken["error"].startswith(f"{cut}: not JSON after row 1")
+
+
+def test_general_conversations_need_no_topic_whatever_way_they_are_named(workspace: Workspace) -> None:
+    edit_params(workspace, {"validate.replay": "data/raw/replay", "prepare.replay_share": 0.1})
+    path = workspace.data / "raw" / "replay" / "general.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"Q": "How are you?", "A": "I am fine."}\n')
+    assert check(workspace, str(path)) == 0
+    assert check(workspace, str(shutil.copy(path, workspace.root))) == 2
 
 
 def test_an_empty_file_is_not_good(workspace: Workspace) -> None:

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from tasks.formats import as_conversation
+from tasks.formats import as_conversation, split_instances
 
 ASKED = {"role": "user", "content": "When?"}
 REPLIED = {"role": "assistant", "content": "Now."}
 TOLD = {"role": "system", "content": "Be kind."}
+ASK = {"instruction": "When?"}
 
 
 @pytest.mark.parametrize(
@@ -163,3 +164,23 @@ def test_anything_else_stays_for_the_row_rules(row: Any) -> None:
 def test_a_speaker_that_is_no_text_stays() -> None:
     row = as_conversation({"conversations": [{"from": ["human"], "value": None}]}, {})
     assert row["messages"] == [{"role": ["human"], "content": None}]
+
+
+@pytest.mark.parametrize(
+    ("row", "rows"),
+    [
+        (
+            {"id": "seed", "instruction": "When?", "instances": [{"input": "a", "output": "x"}, {"input": "b", "output": "y"}]},
+            [
+                {"id": "seed-1", "instruction": "When?", "input": "a", "output": "x"},
+                {"id": "seed-2", "instruction": "When?", "input": "b", "output": "y"},
+            ],
+        ),
+        ({"id": 7, **ASK, "instances": [{"output": "x"}]}, [{"id": 7, **ASK, "output": "x"}]),
+        ({**ASK, "instances": [{"output": "x"}, {"output": "y"}]}, [{**ASK, "output": "x"}, {**ASK, "output": "y"}]),
+        *((row, [row]) for row in ({**ASK, "instances": []}, {**ASK, "instances": ["x"]}, {**ASK, "instances": 3})),
+        *((row, [row]) for row in ({"messages": [], "instances": [{"output": "x"}]}, ["instances"], "instances", None)),
+    ],
+)
+def test_each_instance_of_an_instruction_is_a_row(row: Any, rows: list[Any]) -> None:
+    assert split_instances(row) == rows

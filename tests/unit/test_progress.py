@@ -1,8 +1,10 @@
 """Long work is told of every few seconds, short work not at all."""
 
+import sys
+
 import pytest
 
-from tasks.progress import Progress
+from tasks.progress import Progress, counted
 
 
 @pytest.fixture
@@ -19,6 +21,14 @@ def test_short_work_says_nothing(clock: list[float], capsys: pytest.CaptureFixtu
     work.add(10)
     work.end()
     assert capsys.readouterr().out == ""
+
+
+def test_a_command_keeps_its_output_for_the_answer(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    rows = counted(range(2), "done", sys.stderr)
+    next(rows)
+    clock.append(6)
+    assert list(rows) == [1]
+    assert capsys.readouterr() == ("", "done 1 rows, 0 rows/s\ndone 2 rows, 0 rows/s\n")
 
 
 def test_long_work_tells_rows_and_rate_and_its_end_once(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:

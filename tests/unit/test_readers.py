@@ -107,6 +107,18 @@ def test_a_line_of_jsonl_comes_as_it_is(tmp_path: Path) -> None:
     ]
 
 
+def test_the_instances_of_an_instruction_are_rows_of_its_line(tmp_path: Path) -> None:
+    seed = {
+        "id": "seed",
+        "instruction": "Wann?",
+        "instances": [{"input": "heute", "output": "Ja."}, {"input": "", "output": "Nein."}],
+    }
+    rows = read(tmp_path, "a.jsonl", jsonl([ROWS[0], seed, {"text": 'an "instances" of something'}]))
+    assert [row.line for row in rows] == [1, 2, 2, 3]
+    assert json.loads(rows[2].data) == {"id": "seed-2", "instruction": "Wann?", "input": "", "output": "Nein."}
+    assert rows[0].data + b"\n" == jsonl(ROWS[:1])
+
+
 def test_a_zero_byte_in_one_row_does_not_make_a_file_binary(tmp_path: Path) -> None:
     assert len(read(tmp_path, "a.jsonl", jsonl(ROWS) + b'{"id": "a\0b"}\n')) == 4
 
