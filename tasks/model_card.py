@@ -82,11 +82,17 @@ def _introduction(facts: CardFacts) -> str:
         f"# {code(facts.name)}\n\n"
         f"{code(facts.base.source)} after supervised fine-tuning on {facts.prepared.splits['train'].rows} conversations, "
         f"published by Refit after its gate compared it with the base model{former}. "
-        "The license is that of the base model and of the data; this card grants none.\n\n"
+        f"{_license(facts)}\n\n"
         f"Digest of the model files: {code(facts.trained.digest)}. `manifest.json` has the sha256 of each file, "
         "`decision.json` the whole decision, `training.json` how it was trained, `dvc.lock` and `params.yaml` what from, "
         "`data_profile.json` what the data looked like."
     )
+
+
+def _license(facts: CardFacts) -> str:
+    if facts.license is None:
+        return "Nobody has said under which license; those of the base model and of the data hold."
+    return f"License: {code(facts.license)}, as far as those of the base model and of the data allow it."
 
 
 def _usage(facts: CardFacts) -> str:

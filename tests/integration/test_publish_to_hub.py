@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from huggingface_hub import ModelCard
 
 from flows.reporting import final_state
 from tasks.evaluation_records import GateDecision
@@ -136,11 +137,18 @@ def test_the_candidate_is_published_with_the_token_of_the_block(place: Place, pu
     documents = {"README.md", "decision.json", "training.json", "data_profile.json", "dvc.lock", "params.yaml"}
     model = {name for name in files if name not in documents | {"manifest.json", "history.jsonl", ".gitattributes"}}
     assert documents < set(files)
-    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= model
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= model
     manifest = json.loads(files["manifest.json"])
     assert f"({manifest['model_digest'][:12]})" in published["message"]
     assert f'name = "{REPO_ID}"' in files["README.md"].decode()
-    assert b"license: apache-2.0" in files["README.md"]
+
+
+def test_the_client_of_the_hub_reads_the_card(place: Place, published: dict[str, Any]) -> None:
+    data: Any = ModelCard(place.hub.files(REPO_ID, "v1")["README.md"].decode()).data
+    assert (data.license, data.library_name, data.model_name) == ("apache-2.0", "transformers", "quillmere-support")
+    told = {(result.dataset_type, result.metric_type): result.metric_value for result in data.eval_results}
+    assert set(told) >= {("target", "reply_loss"), ("general", "acc")}
+    assert told["target", "reply_loss"] > 1 > told["general", "acc"] >= 0
 
 
 def test_plain_transformers_loads_what_was_published(place: Place, published: dict[str, Any], tmp_path: Path) -> None:

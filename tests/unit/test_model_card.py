@@ -82,7 +82,10 @@ def test_what_is_published_to_the_hub_is_loaded_from_there(facts: CardFacts) -> 
 
 
 def test_without_a_license_none_is_claimed(facts: CardFacts) -> None:
-    assert "license" not in front_matter(model_card(replace(facts, license=None)))
+    assert "License: `apache-2.0`, as far as" in model_card(facts)
+    without = model_card(replace(facts, license=None))
+    assert "license" not in front_matter(without)
+    assert "Nobody has said under which license" in without
 
 
 def test_base_of_the_hub_is_named_in_the_metadata(facts: CardFacts) -> None:
