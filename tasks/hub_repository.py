@@ -25,10 +25,11 @@ class RateLimitedError(NetworkError):
 
 
 class HubRepository:
-    """A model repository as it is now; `api` carries endpoint and token."""
+    """A repository as it is now, of a model or (`repo_type` "dataset") of data; `api` carries endpoint and token."""
 
-    def __init__(self, repo_id: str, api: "HfApi") -> None:
+    def __init__(self, repo_id: str, api: "HfApi", repo_type: str = "model") -> None:
         self.repo_id = repo_id
+        self.repo_type = repo_type
         self.name = f"hub:{repo_id}"
         self.api = api
 
@@ -80,7 +81,7 @@ class HubRepository:
         from huggingface_hub import RepoFile
 
         with self.asking(f"list {revision}"):
-            entries = self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision)
+            entries = self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type=self.repo_type)
             return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
     def file(self, commit: str, name: str) -> bytes | None:
@@ -135,12 +136,12 @@ class HubRepository:
         return RegistryError(said)
 
 
-def open_repository(repo_id: str) -> HubRepository:
+def open_repository(repo_id: str, repo_type: str = "model") -> HubRepository:
     """With the token of the environment, HF_TOKEN, if there is one: a login of the client's own is not used."""
     from huggingface_hub import HfApi
 
     limit_patience(_TIMEOUT)
-    return HubRepository(repo_id, HfApi(token=token_of_environment() or False, library_name="refit"))
+    return HubRepository(repo_id, HfApi(token=token_of_environment() or False, library_name="refit"), repo_type)
 
 
 def token_of_environment() -> str:

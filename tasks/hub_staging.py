@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tasks.errors import NetworkError, RegistryError
 from tasks.files import sha256_json
 from tasks.hub_repository import HubRepository
-from tasks.hub_state import MAIN, STAGING, State
+from tasks.hub_state import STAGING, State
 from tasks.registry import DOCUMENTS, HISTORY, MANIFEST, Manifest, Move, history_lines, may_be_published, publishable_paths
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def upload(repository: HubRepository, state: State, model: Path, digest: str, do
             if branch not in state.staging:
                 api.create_branch(repo_id, branch=branch, revision=state.head, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder, revision=branch, commit_message=message)
-        files = _arrived(repository, branch, folder, documents)
+        files = arrived(repository, branch, sorted(folder.iterdir()), documents)
     of_model = sha256_json({path.name: files[path.name] for path in paths})
     if of_model != digest:
         raise RegistryError(f"{model}: has digest {of_model[:12]}, wanted {digest[:12]}; it changed meanwhile, judge it again")
@@ -99,18 +99,24 @@ def _is_ours(name: str) -> bool:
     return may_be_published(name) or name in (*DOCUMENTS, MANIFEST, HISTORY)
 
 
-def _arrived(repository: HubRepository, branch: str, folder: Path, documents: Mapping[str, bytes]) -> dict[str, str]:
-    """The sha256 of each file of a folder as it lies on the branch, in sorted order; of a document it is the one that was sent.
+def arrived(
+    repository: HubRepository, revision: str, paths: Iterable[Path], sent: Mapping[str, bytes] | None = None
+) -> dict[str, str]:
+    """The sha256 of each file as it lies at a revision, by its name.
+
+    Args:
+        paths: The files as they were sent, small ones of which are compared byte for byte.
+        sent: The bytes of those that are compared even if they are large.
 
     Raises:
-        NetworkError: a document or a small file arrived otherwise than sent, or any is missing.
+        NetworkError: one of these arrived otherwise than sent, or any is missing.
     """
-    tree = repository.tree(branch)
-    sent = {name: hashlib.sha256(data).hexdigest() for name, data in documents.items()}
-    found = {path.name: _sha256_of(tree.get(path.name), path) for path in sorted(folder.iterdir())}
-    files = {name: sha256 for name, sha256 in found.items() if sha256 and sha256 == sent.get(name, sha256)}
+    tree = repository.tree(revision)
+    known = {name: hashlib.sha256(data).hexdigest() for name, data in (sent or {}).items()}
+    found = {path.name: _sha256_of(tree.get(path.name), path) for path in paths}
+    files = {name: sha256 for name, sha256 in found.items() if sha256 and sha256 == known.get(name, sha256)}
     if bad := [name for name in found if name not in files]:
-        raise NetworkError(f"{repository.name}: {', '.join(bad)} arrived on {branch} otherwise than sent; {MAIN} is unchanged")
+        raise NetworkError(f"{repository.name}: {', '.join(bad)} arrived on {revision} otherwise than sent")
     return files
 
 

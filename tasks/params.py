@@ -59,6 +59,12 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _published_data_hold_no_secret(self) -> Self:
+        if self.record.dataset_repo_id is not None and self.validation.secrets == "allow":
+            raise ValueError("record.dataset_repo_id: publishes the rows, so validate.secrets must be quarantine or mask")
+        return self
+
+    @model_validator(mode="after")
     def _an_adapter_names_its_base(self) -> Self:
         if not self.train.merge and not isinstance(self.base, HubBase):
             raise ValueError("train.merge: false needs base.source: hub, since an adapter names its base model by its repository")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import InputError, NetworkError, StageInputError
+from tasks.files import sha256_file
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.process import stage_main
@@ -66,18 +67,25 @@ def record(section: Recording, name: str, private: bool, workspace: Workspace) -
 
 
 def _publish_dataset(workspace: Workspace, repo_id: str, tag: str, private: bool) -> None:
-    """The prepared splits and their card, in one state per version; a tag that is there already is not moved."""
+    """The prepared splits and their card, in one state per version, which gets the tag once every byte is there; a tag that is
+    there already is not moved.
+    """
     from tasks.hub_repository import open_repository
+    from tasks.hub_staging import arrived
 
-    repository = open_repository(repo_id)
-    api = repository.api
-    dataset: dict[str, Any] = {"repo_id": repo_id, "repo_type": "dataset"}
+    repository = open_repository(repo_id, "dataset")
+    api, folder = repository.api, workspace.prepared
+    paths = [folder / "README.md", *sorted(folder.glob("*.parquet"))]
+    dataset: dict[str, Any] = {"repo_id": repo_id, "repo_type": repository.repo_type}
     with repository.asking("publish the dataset"):
         api.create_repo(**dataset, private=private, exist_ok=True)
         if tag not in {found.name for found in api.list_repo_refs(**dataset).tags}:
             done = api.upload_folder(
-                **dataset, folder_path=workspace.prepared, allow_patterns=["README.md", "*.parquet"], commit_message=tag
+                **dataset, folder_path=folder, allow_patterns=[path.name for path in paths], commit_message=tag
             )
+            found = arrived(repository, done.oid, paths)
+            if bad := [path.name for path in paths if found[path.name] != sha256_file(path)]:
+                raise NetworkError(f"{repository.name}: {', '.join(bad)} arrived otherwise than sent; this is tried again")
             api.create_tag(**dataset, tag=tag, revision=done.oid)
 
 

@@ -56,6 +56,13 @@ class Dashboard:
         self.page.goto(f"{self._root}/v2/runs/flow-run/{run}")
         return run
 
+    def cancel(self, run: str) -> None:
+        """By the menu of a run's page."""
+        self.page.goto(f"{self._root}/v2/runs/flow-run/{run}")
+        self.page.get_by_role("button", name="Open menu").click()
+        self.page.get_by_role("menuitem", name="Cancel").click()
+        self.page.get_by_role("button", name="Cancel Flow Run").click()
+
     def wait_for_state(self, name: str) -> None:
         """Until the page of a run says that it ended so, without a reload."""
         expect(self.page.get_by_text(name, exact=True).first).to_be_visible()

@@ -379,3 +379,12 @@ def test_a_fault_in_a_scorer_or_task_is_named(tree: dict[str, Any], path: str, v
     put(tree, f"evaluate.{path}", value)
     (fault,) = faults(tree)
     assert fault.startswith(f"evaluate.{wanted}")
+
+
+def test_rows_that_are_published_may_hold_no_secret(tree: dict[str, Any]) -> None:
+    tree["record"]["dataset_repo_id"] = "owner/conversations"
+    for handling in ("quarantine", "mask"):
+        tree["validate"]["secrets"] = handling
+        parse_params(tree, "params.yaml")
+    tree["validate"]["secrets"] = "allow"
+    assert faults(tree) == ["record.dataset_repo_id: publishes the rows, so validate.secrets must be quarantine or mask"]
