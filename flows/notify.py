@@ -9,6 +9,7 @@ from prefect.flows import Flow
 from prefect.logging.loggers import flow_run_logger
 from prefect.utilities.urls import url_for
 
+from flows.pages import page_url
 from tasks.errors import PipelineError
 from tasks.params import load_params
 from tasks.paths import Workspace
@@ -28,7 +29,8 @@ def notify(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
         log.warning("no message was sent: %s", error)
         return
     subject = f"{params.push.name}: {state.name}"
-    body = "\n".join(filter(None, [state.message, f"page: {workspace.report}", f"run: {url_for(flow_run)}"]))
+    page = f"page: {page_url(workspace, workspace.report) or workspace.report}" if state.is_completed() else None
+    body = "\n".join(filter(None, [state.message, page, f"run: {url_for(flow_run)}"]))
     for name in params.notify.blocks:
         try:
             Block.load(name, _sync=True).notify(body, subject)  # type: ignore[call-arg,union-attr]

@@ -18,6 +18,12 @@ PAGES_URL = "REFIT_PAGES_URL"
 """Environment: where the workspace's report and Data Docs can be read, by their paths in it. Links are made only if it is set."""
 
 
+def page_url(workspace: Workspace, page: Path) -> str | None:
+    """Where a page of the workspace can be read, as far as somebody serves it."""
+    address = os.environ.get(PAGES_URL)
+    return f"{address.rstrip('/')}/{workspace.relative(page)}" if address else None
+
+
 @contextmanager
 def pages(workspace: Workspace, password: str | None) -> Iterator[None]:
     """Serve both on a free port of the loopback interface, and tell the runs, unless the environment names another place.

@@ -1,7 +1,6 @@
 """Records as artifacts of the dashboard, and the named states that a run ends in."""
 
 import base64
-import os
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from prefect import State
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.states import Completed
 
-from flows.pages import PAGES_URL
+from flows.pages import page_url
 from tasks.decision_text import markdown
 from tasks.evaluation_records import EvalReport, GateDecision, ReportPage
 from tasks.paths import Workspace
@@ -51,8 +50,8 @@ def report(stage: str, record: Record, workspace: Workspace) -> None:
 
 def _link(key: str, page: Path, text: str, workspace: Workspace) -> None:
     """To a page of the last run; it may be another one's by the time somebody looks."""
-    if address := os.environ.get(PAGES_URL):
-        create_link_artifact(key=key, link=f"{address.rstrip('/')}/{workspace.relative(page)}", link_text=text, description=text)
+    if address := page_url(workspace, page):
+        create_link_artifact(key=key, link=address, link_text=text, description=text)
 
 
 @singledispatch

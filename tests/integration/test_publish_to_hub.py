@@ -170,13 +170,31 @@ def test_overtaken_it_judges_again_and_publishes_over_the_new_champion(place: Pl
 
 
 def test_each_run_sends_one_message(place: Place, overtaken: dict[str, Any]) -> None:
-    place.refit("run", HF_TOKEN=place.hub.token)  # Unchanged: silent
-    assert [message["subject"] for message in place.messages] == ["quillmere-support: Published"] * 2
+    before = len(place.messages)
+    place.refit("run", HF_TOKEN=place.hub.token)
+    assert len(place.messages) == before, "Unchanged is silent"
+    assert [message["subject"] for message in place.messages[:2]] == ["quillmere-support: Published"] * 2
     first, page, run = place.messages[0]["body"].splitlines()
     assert first.startswith("published v1 (")
     assert page == f"page: {place.workspace.report}"
     assert "/runs/flow-run/" in run
     assert "notify.blocks custom-webhook/nobody-made-it: the message was not sent" in place.outputs[0]
+
+
+def test_a_refusal_and_a_failure_are_told_with_their_reasons(place: Place, overtaken: dict[str, Any], tmp_path: Path) -> None:
+    workspace = Workspace(Path(shutil.copytree(place.workspace.root, tmp_path / "refused", symlinks=True)))
+    began, env = len(place.messages), {**place.env, "HF_TOKEN": place.hub.token}
+    strict = "gate.learned.reply_loss.min_gain=50"
+    assert execute(workspace, [*REFIT, "run", "--set", strict], env=env).returncode == 3
+    shutil.rmtree(workspace.data / "raw")
+    assert execute(workspace, [*REFIT, "run"], env=env).returncode == 2
+    rejected, failed = place.messages[began:]
+    assert rejected["subject"] == "quillmere-support: Rejected"
+    assert rejected["body"].startswith("learned/reply_loss: ")
+    assert f"\npage: {workspace.report}\nrun: " in rejected["body"]
+    assert failed["subject"] == "quillmere-support: Failed"
+    assert "data/raw: not a folder" in failed["body"]
+    assert "page: " not in failed["body"]
 
 
 def test_the_prepared_data_are_published_beside_it(place: Place, overtaken: dict[str, Any]) -> None:
