@@ -79,8 +79,8 @@ def lower_bound(
 
 
 def unseen_share(n_clusters: float, confidence: float) -> float:
-    """The largest share of a kind of item that so many clusters may all miss; see `lower_bound`, 2."""
-    return 1 - math.pow(1 - confidence, 1 / n_clusters)
+    """The largest share of a kind of item that so many clusters may all miss, 1 if there are none; see `lower_bound`, 2."""
+    return 1 - math.pow(1 - confidence, 1 / n_clusters) if n_clusters else 1.0
 
 
 def tango_lower_bound(better: int, worse: int, n: int, confidence: float) -> float:
@@ -131,7 +131,7 @@ def power_at_no_difference(margin: float, n: float, discordant: float, confidenc
     answers leave a loss of the margin possible (`unseen_share`), no model passes.
 
     Args:
-        n: independent items, more than 0; with clusters, items over the design effect.
+        n: independent items; with clusters, items over the design effect.
         discordant: share of items on which the two models differ.
     """
     if unseen_share(n, confidence) >= margin:

@@ -164,6 +164,7 @@ def test_power_at_the_edges() -> None:
     assert power_at_no_difference(0.03, 900, 0.0, 0.95) == 1.0
     assert power_at_no_difference(0.0, 900, 0.0, 0.95) == 0.0
     assert power_at_no_difference(0.0, 900, 0.1, 0.95) == 0.0
+    assert power_at_no_difference(0.03, 0, 0.1, 0.95) == 0.0
 
 
 @pytest.mark.parametrize("n", [20, 50, 150])
