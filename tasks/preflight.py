@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.base_source import check_reachable
 from tasks.dvc_repo import dvc_repo
 from tasks.errors import InputError, PipelineError, TransientError
 from tasks.evaluation_records import SuitesReport, SuiteTask, limited
@@ -121,7 +122,11 @@ def _data(workspace: Workspace, params: Params) -> str:
 def _base(workspace: Workspace, params: Params) -> str:
     if isinstance(params.base, FolderBase) and not (workspace.root / params.base.path / "config.json").is_file():
         raise InputError(f"base.path {params.base.path}: no config.json there; correct params.yaml")
-    return f"{params.base.named} {'was fetched' if _fetched(workspace, params) else 'is fetched by the next run'}"
+    if _fetched(workspace, params):
+        return f"{params.base.named} was fetched"
+    if not isinstance(params.base, FolderBase):
+        check_reachable(params.base)
+    return f"{params.base.named} is there, and is fetched by the next run"
 
 
 def _fetched(workspace: Workspace, params: Params) -> BaseModelRecord | None:

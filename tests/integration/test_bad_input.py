@@ -121,6 +121,14 @@ def test_the_wheel_of_the_base_model_does_not_exist(workspace: Workspace) -> Non
     message = refused(done, 1, kind)
     assert "base.package refit-no-such-package==0.0.1: " in message
     assert len(message.splitlines()) == 1
+    assert base_of_doctor(workspace).startswith("FAULT  base       base.package refit-no-such-package==0.0.1: ")
+
+
+def base_of_doctor(workspace: Workspace, **settings: Any) -> str:
+    """What `refit doctor` says of the base model, before anything is fetched."""
+    done = execute(workspace, [*REFIT, "doctor"], **settings)
+    (line,) = (line for line in done.stdout.splitlines() if line.split()[1] == "base")
+    return line
 
 
 def test_the_hub_cannot_be_reached(workspace: Workspace, tmp_path: Path) -> None:
@@ -130,6 +138,7 @@ def test_the_hub_cannot_be_reached(workspace: Workspace, tmp_path: Path) -> None
     message = refused(execute(workspace, [sys.executable, "-c", WITHOUT_WAITS], env=env), 1, "NetworkError")
     assert f"base owner/name@{'0' * 40}: the Hub could not be reached" in message
     assert len(message.splitlines()) == 1
+    assert "the Hub could not be reached (ConnectError)" in base_of_doctor(workspace, env=env)
     assert (workspace.base / "model.safetensors").is_file(), "a failed download took the old base model away"
 
 

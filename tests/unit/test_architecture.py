@@ -43,6 +43,7 @@ COMMON = {
 }
 PURE = {
     "accepted",
+    "base_source",
     "chat_template",
     "template_preview",
     "model_folder",

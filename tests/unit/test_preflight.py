@@ -128,6 +128,7 @@ def test_a_record_of_another_base_model_does_not_count(place: tuple[Workspace, P
     workspace, params = place
     monkeypatch.setattr(module, "_available_memory", lambda: 1 << 20)
     fault_of(place, InputError, r"0.0 GB of memory are free, training needs about 1.8 GB")
+    monkeypatch.setattr(module, "check_reachable", lambda base: None)
     preflight(workspace, changed(params, base=params.base.model_copy(update={"package": "another==1"})))
 
 
