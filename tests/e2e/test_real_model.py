@@ -36,7 +36,7 @@ SMALL = {
     "train.max_steps": 24,
     "train.eval_steps": 24,
     "evaluate.max_new_tokens": 56,
-    "gate.learned": {"reply_loss": {"min_gain": 1.0, "floor": 2.75}},
+    "gate.learned": {"reply_loss": {"min_gain": 0.8, "floor": 2.75}},
     "gate.min_target_items": 20,
     "gate.min_general_items": 40,
     "gate.kept": {"margin": 0.28, "task_margin": 0.9},
@@ -142,7 +142,7 @@ def test_what_learned_and_kept_its_abilities_is_published(workspace: Workspace, 
     learned = rules(honest.decision)[LEARNED]
     assert learned.value is not None
     assert learned.lower is not None
-    assert 1.0 < learned.lower <= learned.value
+    assert 0.8 < learned.lower <= learned.value
     assert (workspace.data / "registry" / "versions" / "v1" / "model.safetensors").is_file()
 
 
