@@ -49,9 +49,9 @@ def report(stage: str, record: Record, workspace: Workspace) -> None:
 
 
 def _link(key: str, page: Path, text: str, workspace: Workspace) -> None:
-    """To a page of the last run; it may be another one's by the time somebody looks."""
+    """To a page of the last run; it may be another one's by the time somebody looks. A run's page shows the description alone."""
     if address := page_url(workspace, page):
-        create_link_artifact(key=key, link=address, link_text=text, description=text)
+        create_link_artifact(key=key, link=address, link_text=text, description=f"[{text}]({address})")
 
 
 @singledispatch

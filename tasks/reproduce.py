@@ -107,17 +107,22 @@ def _check_out(inside: Workspace) -> tuple[str | None, dict[str, str]]:
     unfetched = None
     with dvc_repo(inside, _PURPOSE) as repo:
         repo.checkout(force=True, allow_missing=True)
-        missing = [out.fspath for stage in repo.index.stages for out in stage.outs if out.use_cache and not out.exists]
-        if missing and repo.config["remote"]:
+        if (missing := _missing(repo)) and repo.config["remote"]:
             try:
                 repo.fetch(missing, remote=_remote(inside, repo))
             except DvcException as error:
                 unfetched = one_line(error)
             repo.checkout(force=True, allow_missing=True)
+            if left := _missing(repo):  # of a remote that is not there DVC only warns
+                unfetched = unfetched or f"it lacks {', '.join(inside.relative(Path(path)) for path in left)}"
         made = [Path(out.fspath) for stage in repo.index.stages if stage.cmd for out in stage.outs]
         status = repo.status()
     changed = [(inside.root / path, how) for path, how in _changed_inputs(status)]
     return unfetched, {inside.relative(path): how for path, how in changed if not any(path.is_relative_to(out) for out in made)}
+
+
+def _missing(repo: "Repo") -> list[str]:
+    return [out.fspath for stage in repo.index.stages for out in stage.outs if out.use_cache and not out.exists]
 
 
 def _remote(inside: Workspace, repo: "Repo") -> str | None:

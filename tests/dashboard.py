@@ -76,7 +76,7 @@ class Dashboard:
     def follow(self, link: str) -> str:
         """What the page says that a link of the run's artifacts leads to."""
         self.page.get_by_role("tab", name="Artifacts").click()
-        address = self.page.get_by_role("tabpanel").get_by_role("link", name=link).first.get_attribute("href")
+        address = self.page.get_by_role("tabpanel").get_by_role("link", name=link, exact=True).get_attribute("href")
         assert address
         there = self._browser.new_page()
         there.goto(address)
