@@ -40,8 +40,6 @@ SMALL = {
     "gate.min_target_items": 20,
     "gate.min_general_items": 40,
     "gate.kept": {"margin": 0.28, "task_margin": 0.9},
-    "gate.champion.margin": 0.2,
-    "gate.best.margin": 0.2,
     "gate.slices": {"by": [], "min_items": 8, "margin": 0.15},
     "gate.smoke": {"stops": 0.8, "nonempty": 1.0, "no_repetition": 0.9, "structure": 0.6},
 }

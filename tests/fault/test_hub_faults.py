@@ -231,6 +231,8 @@ def fails(scene: Scene, patch: pytest.MonkeyPatch, fault: str, number: int) -> b
     hub, cache = scene.hub, scene.folder / f"{fault} {number}"
     error = meet(scene, patch, scene.start, fault, number, cache, lambda: publish(scene))
     where = f"{fault} at {hub.requests[number - 1]}"
+    assert hub.fault is not None
+    assert hub.fault(number, "", "") is None, f"{where}: not every fault was met"
     assert len(hub.requests) < 3 * len(scene.requests), f"{where}: retries without bound"
     champion = check_reader(hub, scene.digest)
     if error is None:
