@@ -45,6 +45,8 @@ _OPTIONS: dict[str, Any] = {
 def _asks_hub(stage: str, params: Params) -> bool:
     if stage == "base":
         return params.base.source == "hub"
+    if stage == "suites" or stage.startswith("evaluate@"):
+        return True  # an eval suite may be a dataset that is private or gated
     reads_registry = stage in READ_REGISTRY or (stage == "train" and params.train.start_from == "champion")
     return reads_registry and params.push.registry == "hub"
 

@@ -12,15 +12,16 @@ _NAME = "HF_TOKEN"
 
 @contextmanager
 def hub_token(needed: bool) -> Iterator[None]:
-    """Have HF_TOKEN in the environment, also of child processes, for as long as the Hub is asked, and no longer."""
-    if not needed or os.environ.get(_NAME) or (token := _from_block()) is None:
-        yield
-        return
-    os.environ[_NAME] = token
+    """Have HF_TOKEN in the environment, also of child processes, while the Hub is asked, and not while it is not `needed`."""
+    given = os.environ.pop(_NAME, None)
+    if needed and (token := given or _from_block()):
+        os.environ[_NAME] = token
     try:
         yield
     finally:
-        del os.environ[_NAME]
+        os.environ.pop(_NAME, None)
+        if given is not None:
+            os.environ[_NAME] = given
 
 
 def _from_block() -> str | None:

@@ -5,11 +5,11 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
-from tasks.files import sha256_json, sync, write_json
+from tasks.files import hash_tree, sha256_json, sync, write_json
 from tasks.training_section import Train
 
 COMPLETE = "COMPLETE"
-"""The file of a checkpoint that is written after all others, with their sizes."""
+"""The file of a checkpoint that is written after all others, with their sha256."""
 _STATE = "trainer_state.json"
 
 
@@ -22,9 +22,9 @@ def fingerprint(section: Train, start_digest: str, data_sha256: str, devices: st
 
 def mark_complete(checkpoint: Path) -> None:
     """Write the marker, once the disk has all that it stands for."""
-    for name in (sizes := _sizes(checkpoint)):
+    for name in (hashes := hash_tree(checkpoint)):
         sync(checkpoint / name)
-    write_json(checkpoint / COMPLETE, sizes)
+    write_json(checkpoint / COMPLETE, hashes)
 
 
 def lacks_evaluation(checkpoint: Path, eval_steps: int) -> bool:
@@ -37,8 +37,8 @@ def lacks_evaluation(checkpoint: Path, eval_steps: int) -> bool:
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint from which training can go on; None if there is none.
 
-    One that was cut off while it was written, lost a file or was cut short afterwards is not considered, nor is that of the last
-    step: from there transformers would train one step too many.
+    One that was cut off while it was written, or that lost a file or a byte afterwards, is not considered, nor is that of the
+    last step: from there transformers would train one step too many.
     """
     found = sorted(folder.glob("checkpoint-*"), key=_step, reverse=True)
     return next((path for path in found if _is_whole(path)), None)
@@ -51,7 +51,7 @@ def make_room(folder: Path, keep: Path, limit: int) -> list[Path]:
         What was dropped.
     """
     others = sorted((path for path in folder.glob("*") if path != keep), key=lambda path: path.stat().st_mtime)
-    used = {path: sum(_sizes(path).values()) for path in (*others, keep)}
+    used = {path: _size(path) for path in (*others, keep)}
     dropped = []
     for path in others:
         if sum(used.values()) <= limit:
@@ -69,14 +69,13 @@ def _step(checkpoint: Path) -> int:
 
 def _is_whole(checkpoint: Path) -> bool:
     try:
-        sizes = json.loads((checkpoint / COMPLETE).read_bytes())
+        wanted = json.loads((checkpoint / COMPLETE).read_bytes())
         state = json.loads((checkpoint / _STATE).read_bytes())
-        return bool(sizes == _sizes(checkpoint) and state["global_step"] < state["max_steps"])
+        found = {name: sha256 for name, sha256 in hash_tree(checkpoint).items() if name != COMPLETE}
+        return bool(found == wanted and state["global_step"] < state["max_steps"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """Bytes of every file below a folder but the marker, by relative path."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != COMPLETE)
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

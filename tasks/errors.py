@@ -7,6 +7,7 @@
     │   └── StageInputError        an upstream record is missing or belongs to something else: run that stage
     ├── BaseModelError             the base model cannot be had, or is not the one whose sha256 was written down
     ├── TrainingError              the trainer would have learned nothing, or did
+    │   └── OutOfMemoryError       not even one row at a time fits into memory
     ├── EvalError                  a model could not be scored
     ├── NotApprovedError           push without a passed gate for exactly this model
     ├── StaleChampionError         somebody published meanwhile: judge again against the new champion
@@ -57,6 +58,10 @@ class BaseModelError(PipelineError):
 
 class TrainingError(PipelineError):
     """Training cannot start, or what came out of it is not a trained model."""
+
+
+class OutOfMemoryError(TrainingError):
+    """A training ran out of memory; with a smaller batch it may go on."""
 
 
 class EvalError(PipelineError):

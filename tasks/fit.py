@@ -2,14 +2,12 @@
 
 `tasks.train` calls it, or starts it through `accelerate launch` where train.accelerate_config names a file:
 
-    accelerate launch --config_file FILE -m tasks.fit --start FOLDER --folder FOLDER
+    accelerate launch --config_file FILE -m tasks.fit --start FOLDER --folder FOLDER --batch ROWS BATCHES
 """
 
 import argparse
-import gc
 import os
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from tasks.chat import load_tokenizer
 from tasks.checkpoints import lacks_evaluation, last_complete_checkpoint
 from tasks.environment import keep_freed_memory, work_offline
-from tasks.errors import PipelineError, StageInputError, TrainingError, one_line
+from tasks.errors import OutOfMemoryError, PipelineError, StageInputError, TrainingError, one_line
 from tasks.files import write_atomic
 from tasks.params import load_params
 from tasks.paths import Workspace
@@ -84,7 +82,7 @@ def weights_of(folder: Path) -> Path:
     return folder / "weights"
 
 
-def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None:
+def fit(section: Train, workspace: Workspace, start: Path, folder: Path, batch: Batch) -> None:
     """Train the model in `start` and leave `fit.json` and `weights` in `folder`, where its checkpoints lie too.
 
     The loss counts on the labelled tokens of data/prepared only: assistant messages with their end-of-turn token.
@@ -93,8 +91,8 @@ def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None
         StageInputError: the prepared dataset is missing.
         ParamsError: as `build_trainer`.
         BaseModelError: as `check_tokenizer`.
-        TrainingError: a row has no supervised token, a number is not finite, a parameter did not change, no memory is left, or a
-            tracker failed.
+        OutOfMemoryError: a smaller batch may do; the training goes on from its last checkpoint.
+        TrainingError: a row has no supervised token, a number is not finite, a parameter did not change, or a tracker failed.
         SystemExit: SIGTERM came; a checkpoint was saved.
     """
     work_offline()
@@ -109,8 +107,8 @@ def fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None
         check_supervision(table, tokenizer.eos_token_id, name, partial(source_of, workspace.prepared / f"{name}.parquet"))
     check_tokenizer(workspace.base, tokenizer, tables["train"]["input_ids"][:_TOKENIZED_ROWS].to_pylist())
     transformers.set_seed(section.seed)
-    named = partial(_sources, workspace.prepared / "train.parquet")
-    trainer, batch = _train(section, folder, partial(build_trainer, section, start, folder, tokenizer, tables), named)
+    trainer = build_trainer(section, start, folder, tokenizer, tables, batch)
+    _train(trainer, folder, workspace.prepared / "train.parquet")
     if not trainer.is_world_process_zero():
         trainer.save_model(str(weights_of(folder)))
         return
@@ -161,26 +159,8 @@ def source_of(path: Path, row: int) -> str:
     return str(pq.read_table(path, columns=["source"])["source"][row])
 
 
-def _train(section: Train, folder: Path, build: Callable[[Batch], Any], named: Callable[[Any], list[str]]) -> tuple[Any, Batch]:
-    """The trainer after its training; where memory runs out, with a smaller batch and as many rows a step."""
-    batch: Batch | None = Batch(section.per_device_train_batch_size, section.gradient_accumulation_steps)
-    while batch is not None:
-        trainer = build(batch)
-        if _run(trainer, folder, named):
-            return trainer, batch
-        del trainer
-        _release_memory()
-        batch = batch.smaller()
-        if batch is not None:
-            tell(f"out of memory; on with batches of {batch.per_device} and {batch.accumulation} of them a step")
-    raise TrainingError(
-        "out of memory with one row at a time; take a smaller base model, lower validate.max_length, or set "
-        "train.sft: {activation_checkpointing: true}"
-    )
-
-
-def _run(trainer: Any, folder: Path, named: Callable[[Any], list[str]]) -> bool:
-    """Train from the last checkpoint; False if memory ran out."""
+def _train(trainer: Any, folder: Path, rows: Path) -> None:
+    """Train from the last checkpoint; `rows` is the split that the trainer was given."""
     from accelerate.utils.memory import should_reduce_batch_size
 
     from tasks.sft_trainer import NotFiniteError
@@ -195,7 +175,7 @@ def _run(trainer: Any, folder: Path, named: Callable[[Any], list[str]]) -> bool:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except NotFiniteError as error:
         raise TrainingError(
-            f"{error}, on the rows {', '.join(named(error.input_ids)) or 'of a packed batch'}; wanted a finite number "
+            f"{error}, on the rows {', '.join(_sources(rows, error.input_ids)) or 'of a packed batch'}; wanted a finite number "
             "above 0: lower train.learning_rate, or look at these rows"
         ) from error
     except Exception as error:
@@ -203,15 +183,12 @@ def _run(trainer: Any, folder: Path, named: Callable[[Any], list[str]]) -> bool:
             raise TrainingError(f"train.sft.report_to: {tracker} failed: {one_line(error)}") from error
         if not should_reduce_batch_size(error):
             raise
-        if trainer.args.world_size > 1:
-            raise TrainingError(
-                f"out of memory in one of {trainer.args.world_size} processes; lower train.per_device_train_batch_size and raise "
-                "train.gradient_accumulation_steps"
-            ) from error
-        return False
+        raise OutOfMemoryError(
+            "out of memory with one row at a time; take a smaller base model, lower validate.max_length, or set "
+            "train.sft: {activation_checkpointing: true}"
+        ) from None
     if not sharded:
         check_changed(before, weights_hash(trainer.model), _step_taken(trainer))
-    return True
 
 
 def _step_taken(trainer: Any) -> int:
@@ -251,24 +228,17 @@ def _count(model: Any) -> dict[str, int]:
     }
 
 
-def _release_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def main() -> int:
     """One of the processes that `accelerate launch` starts; its error is left in the training's folder for `tasks.train`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--start", type=Path, required=True, help="folder of the model to train")
     parser.add_argument("--folder", type=Path, required=True, help="of the training: its checkpoints and its result")
+    parser.add_argument("--batch", type=int, nargs=2, required=True, help="rows at a time, and how many such batches a step")
     arguments = parser.parse_args()
     die_with_parent()
     workspace = Workspace.find()
     try:
-        fit(load_params(workspace.params).train, workspace, arguments.start, arguments.folder)
+        fit(load_params(workspace.params).train, workspace, arguments.start, arguments.folder, Batch(*arguments.batch))
     except PipelineError as error:
         write_atomic(arguments.folder / ERROR, format_error(error).encode())
         print(format_error(error), file=sys.stderr, flush=True)

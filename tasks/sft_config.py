@@ -38,6 +38,11 @@ class Batch:
     per_device: int
     accumulation: int
 
+    @classmethod
+    def of(cls, section: Train) -> Self:
+        """As params.yaml asks."""
+        return cls(section.per_device_train_batch_size, section.gradient_accumulation_steps)
+
     def smaller(self) -> Self | None:
         """The next smaller one with as many rows a step; None if it is one row already."""
         factor = next((n for n in range(2, self.per_device + 1) if self.per_device % n == 0), None)
@@ -57,7 +62,7 @@ def check(section: Train) -> None:
     """
     work_offline()
     with tempfile.TemporaryDirectory() as scratch:
-        sft_config(section, Path(scratch), Batch(section.per_device_train_batch_size, section.gradient_accumulation_steps))
+        sft_config(section, Path(scratch), Batch.of(section))
 
 
 def sft_config(section: Train, output_dir: Path, batch: Batch) -> "SFTConfig":

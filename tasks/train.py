@@ -6,6 +6,7 @@ A training that was killed goes on from its last complete checkpoint when the st
 """
 
 import csv
+import gc
 import io
 import os
 import shutil
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,15 @@ from typing import Any
 from tasks.chat import load_tokenizer
 from tasks.checkpoints import fingerprint, make_room
 from tasks.environment import describe, pick_device, work_offline
-from tasks.errors import StageInputError, StageKilled, TrainingError
+from tasks.errors import OutOfMemoryError, StageInputError, StageKilled, TrainingError
 from tasks.files import sha256_file, sha256_json, tree_digest, write_atomic
 from tasks.fit import ERROR, Fit, fit, weights_of
 from tasks.model_folder import ADAPTER, load_model, name_base
 from tasks.params import Params
 from tasks.paths import Workspace
-from tasks.process import on_parent_death, parse_error, stage_main
+from tasks.process import on_parent_death, parse_error, stage_main, tell
 from tasks.records import BaseModelRecord, TrainedModel
-from tasks.sft_config import precisions
+from tasks.sft_config import Batch, precisions
 from tasks.training_checks import check_merged, check_saved, logits_of, round_weights
 from tasks.training_section import Train
 from tasks.warm_start import Start, starting_model
@@ -61,7 +63,7 @@ def train(section: Train, start: Start, workspace: Workspace) -> TrainedModel:
     for dropped in make_room(workspace.checkpoints, folder, int(section.checkpoints_gb * 1e9)):
         print(f"dropped the checkpoints of another training, {dropped.name}: train.checkpoints_gb", flush=True)
     if not Fit.path(folder).is_file():
-        _fit(section, workspace, start.folder, folder)
+        _fit(section, partial(_attempt, section, workspace, start.folder, folder))
     found = Fit.model_validate_json(Fit.path(folder).read_bytes())
     merge_error = _save(section, workspace, start.folder, weights_of(folder), found.probe)
     _write_curves(found, workspace.plots)
@@ -105,13 +107,36 @@ def _device_config(path: str) -> Path:
     return Path(path)
 
 
-def _fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None:
+def _fit(section: Train, attempt: Callable[[Batch], None]) -> None:
+    """Train; where memory runs out, with a smaller batch and as many rows a step."""
+    batch = Batch.of(section)
+    while True:
+        try:
+            return attempt(batch)
+        except OutOfMemoryError:
+            if (smaller := batch.smaller()) is None:
+                raise
+        batch = smaller
+        _release_memory()
+        tell(f"out of memory; on with batches of {batch.per_device} and {batch.accumulation} of them a step")
+
+
+def _release_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _attempt(section: Train, workspace: Workspace, start: Path, folder: Path, batch: Batch) -> None:
     if section.accelerate_config is None:
-        fit(section, workspace, start, folder)
+        fit(section, workspace, start, folder, batch)
         return
     (folder / ERROR).unlink(missing_ok=True)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", section.accelerate_config]
-    command = [*launch, "-m", "tasks.fit", "--start", str(start), "--folder", str(folder)]
+    of_batch = ["--batch", str(batch.per_device), str(batch.accumulation)]
+    command = [*launch, "-m", "tasks.fit", "--start", str(start), "--folder", str(folder), *of_batch]
     # The group's SIGTERM reaches the launched processes too: this one waits until they have saved their checkpoint.
     told: list[int] = []
     handler = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))

@@ -18,6 +18,7 @@ from tasks.environment import work_offline
 from tasks.fit import fit
 from tasks.params import load_params
 from tasks.paths import Workspace
+from tasks.sft_config import Batch
 
 REPO = Path(__file__).parents[2]
 FEW, WATCHED = 1_000, 50
@@ -85,7 +86,7 @@ def seconds_to_first_step(rows: int, folder: Path) -> tuple[float, float]:
     tasks.sft_setup._load, Trainer.evaluate = timed(load), timed(evaluate)  # type: ignore[method-assign]
     (folder / "run").mkdir()
     began = time.perf_counter()
-    fit(section, workspace, folder / "start", folder / "run")
+    fit(section, workspace, folder / "start", folder / "run", Batch.of(section))
     tasks.sft_setup._load, Trainer.evaluate = load, evaluate  # type: ignore[method-assign]
     return reached[0] - began, sum(model_seconds)
 

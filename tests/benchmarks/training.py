@@ -68,7 +68,7 @@ def bare(section: Train, workspace: Workspace, folder: Path) -> float:
     model = AutoModelForCausalLM.from_pretrained(workspace.base, dtype=precisions(section)[0])
     trainer = SFTTrainer(
         model=model,
-        args=sft_config(section, folder, Batch(section.per_device_train_batch_size, section.gradient_accumulation_steps)),
+        args=sft_config(section, folder, Batch.of(section)),
         processing_class=AutoTokenizer.from_pretrained(workspace.base),
         train_dataset=rows["train"],
         eval_dataset=rows["eval"],
@@ -88,7 +88,7 @@ def pace(history: list[dict[str, Any]]) -> float:
 
 def trained(section: Train, workspace: Workspace, folder: Path) -> Fit:
     folder.mkdir(parents=True)
-    fit(section, workspace, workspace.base, folder)
+    fit(section, workspace, workspace.base, folder, Batch.of(section))
     return Fit.model_validate_json(Fit.path(folder).read_bytes())
 
 

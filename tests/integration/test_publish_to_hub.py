@@ -16,6 +16,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from flows.reporting import final_state
+from flows.token import hub_token
 from tasks.evaluation_records import GateDecision
 from tasks.files import hash_tree, sha256_file, tree_digest
 from tasks.paths import Workspace
@@ -247,6 +248,15 @@ def test_a_token_that_may_not_is_one_line(place: Place, overtaken: dict[str, Any
     assert done.stderr.startswith(f"refit: RegistryError: hub:{REPO_ID}: cannot read: 401 ")
     assert done.stderr.endswith(f"set HF_TOKEN to a valid token with access to {REPO_ID}\n")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_a_child_has_the_token_of_the_environment_only_where_it_needs_it(monkeypatch: pytest.MonkeyPatch, needed: bool) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_shell")
+    with hub_token(needed):
+        child = subprocess.run(["printenv", "HF_TOKEN"], capture_output=True, text=True)
+    assert child.stdout.strip() == ("hf_of_the_shell" if needed else "")
+    assert os.environ["HF_TOKEN"] == "hf_of_the_shell"
 
 
 def test_an_adapter_of_a_base_of_the_hub_is_judged_and_published_alone(

@@ -340,8 +340,9 @@ def test_memory_that_runs_out_halves_the_batch_and_not_the_step(
 ) -> None:
     from trl import SFTTrainer
 
+    settings = {**LORA, "train.lora.lora_dropout": 0.0, "train.dtype": "float32"}
     with monkeypatch.context() as patch:
-        _, roomy = logged(prepared("roomy", **LORA, **{"train.lora.lora_dropout": 0.0}), patch)
+        _, roomy = logged(prepared("roomy", **settings), patch)
     whole = SFTTrainer.training_step
 
     def training_step(self: Any, model: Any, inputs: dict[str, Any], *arguments: Any, **settings: Any) -> Any:
@@ -350,12 +351,42 @@ def test_memory_that_runs_out_halves_the_batch_and_not_the_step(
         return whole(self, model, inputs, *arguments, **settings)
 
     monkeypatch.setattr(SFTTrainer, "training_step", training_step)
-    record, tight = logged(prepared("tight", **LORA, **{"train.lora.lora_dropout": 0.0}), monkeypatch)
+    record, tight = logged(prepared("tight", **settings), monkeypatch)
     assert (record.per_device_train_batch_size, record.gradient_accumulation_steps) == (1, 4)
     out = capfd.readouterr().out
     assert "out of memory; on with batches of 2 and 2 of them a step" in out
     assert "out of memory; on with batches of 1 and 4 of them a step" in out
     assert tight.values("loss") == pytest.approx(roomy.values("loss"), rel=1e-4)
+
+
+ONE_RUNS_OUT = """\
+import os
+if os.environ.get("RANK") == "1":
+    from trl import SFTTrainer
+    whole = SFTTrainer.training_step
+    def training_step(self, model, inputs, *arguments, **settings):
+        if len(inputs["input_ids"]) > 1 and self.state.global_step >= 4:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …")
+        return whole(self, model, inputs, *arguments, **settings)
+    SFTTrainer.training_step = training_step
+"""
+
+
+def test_memory_that_runs_out_in_one_of_two_processes_halves_the_batch_of_both(prepared: Prepare, tmp_path: Path) -> None:
+    settings = {**LORA, "train.lora.lora_dropout": 0.0, "train.dtype": "float32", "train.per_device_train_batch_size": 2}
+    settings["train.accelerate_config"] = "deployments/accelerate/cpu2.yaml"
+    whole = run(prepared("roomy", **settings))
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(ONE_RUNS_OUT)
+    workspace = prepared("tight", **settings)
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path / 'path'}"}
+    done = subprocess.run(TRAIN, cwd=workspace.root, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("out of memory; on with batches of 1 and 2 of them a step") == 1
+    assert "resumed from checkpoint-3" in done.stdout
+    record = TrainedModel.read(workspace.record("train"))
+    assert (record.n_processes, record.per_device_train_batch_size, record.gradient_accumulation_steps) == (2, 1, 2)
+    assert record.eval_loss_after == pytest.approx(whole.eval_loss_after, rel=1e-3)
 
 
 def test_memory_that_does_not_do_for_one_row_is_told(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,6 +446,28 @@ def test_a_tracker_that_fails_is_named_and_was_to_write_into_the_cache(prepared:
     done = subprocess.run(TRAIN, cwd=workspace.root, env=env, capture_output=True, text=True, check=False)
     place = workspace.root / ".cache" / "trackio"
     assert f"train.sft.report_to: trackio failed: no database in {place}" in refused(done, 1, "TrainingError")
+
+
+def test_packed_rows_that_would_see_each_other_are_refused(prepared: Prepare) -> None:
+    """A model that is not told where each begins takes them for one."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tasks.training_checks import check_apart
+
+    workspace = prepared()
+    model = AutoModelForCausalLM.from_pretrained(workspace.base, use_cache=False)
+    rows = [{"input_ids": row} for row in _column(workspace, "input_ids")[:2]]
+
+    def joined(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+        return {"input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]])}
+
+    def told(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+        return joined(rows) | {"position_ids": torch.tensor([[place for row in rows for place in range(len(row["input_ids"]))]])}
+
+    check_apart(model, told, rows)
+    with pytest.raises(TrainingError, match=r"packed rows see each other \(logits differ by .*FlashAttention 2"):
+        check_apart(model, joined, rows)
 
 
 def test_replies_are_scored_and_the_best_checkpoint_is_taken(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:

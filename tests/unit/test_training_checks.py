@@ -4,6 +4,7 @@ import json
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from tasks.overrides import overridden
 from tasks.params import load_params
 from tasks.pictures import read_curve
 from tasks.reply_scores import last_reply
-from tasks.sft_config import Batch, asks_more
+from tasks.sft_config import Batch, _arguments, asks_more, attention, precisions, speed_ups
 from tasks.train import _write_curves
 from tasks.training_checks import check_changed, check_losses, check_supervision, only_last_replies
 from tasks.training_section import Train
@@ -209,6 +210,48 @@ def checkpoint(folder: Path, step: int, complete: bool = True, steps: int = 1000
     return path
 
 
+@pytest.mark.parametrize(
+    ("device", "installed", "dtype", "quickest"),
+    [
+        ("cuda", ["flash_attn"], "bfloat16", "flash_attention_2"),
+        ("cuda", ["flash_attn"], "float32", "sdpa"),
+        ("cuda", [], "float16", "sdpa"),
+        ("cpu", ["flash_attn"], "bfloat16", "sdpa"),
+    ],
+)
+def test_flash_attention_is_taken_where_it_is_and_applies(
+    monkeypatch: pytest.MonkeyPatch, device: str, installed: list[str], dtype: str, quickest: str
+) -> None:
+    monkeypatch.setattr("tasks.sft_config.pick_device", lambda: device)
+    monkeypatch.setattr("tasks.sft_config.find_spec", lambda name: name if name in installed else None)
+    assert attention(dtype) == quickest
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype", "ampere", "wanted"),
+    [
+        ("full", "bfloat16", True, {"bf16": True, "fp16": False, "tf32": None, "weights": "float32"}),
+        ("full", "float16", True, {"bf16": False, "fp16": True, "tf32": None, "weights": "float32"}),
+        ("full", "float32", True, {"bf16": False, "fp16": False, "tf32": True, "weights": "float32"}),
+        ("lora", "float32", False, {"bf16": False, "fp16": False, "tf32": None, "weights": "float32"}),
+        ("lora", "bfloat16", True, {"bf16": True, "fp16": False, "tf32": None, "weights": "bfloat16"}),
+    ],
+)
+def test_a_training_on_cuda_uses_what_the_device_has(
+    monkeypatch: pytest.MonkeyPatch, method: str, dtype: str, ampere: bool, wanted: dict[str, Any]
+) -> None:
+    """Only what is asked for: no such device was at hand."""
+    monkeypatch.setattr("tasks.sft_config.pick_device", lambda: "cuda")
+    monkeypatch.setattr("tasks.sft_config._has_tf32", lambda: ampere)
+    monkeypatch.setattr("tasks.sft_config.find_spec", lambda name: name if name == "liger_kernel" else None)
+    section = SECTION.model_copy(update={"method": method, "dtype": dtype})
+    arguments = _arguments(section, Path("out"), Batch(4, 1))
+    assert {**{name: arguments.get(name) for name in wanted}, "weights": precisions(section)[0]} == wanted
+    assert (arguments["use_liger_kernel"], arguments["use_cpu"], arguments["dataloader_pin_memory"]) == (True, False, True)
+    told = speed_ups(SimpleNamespace(tf32=arguments["tf32"], use_liger_kernel=True), dtype)
+    assert told == ["sdpa attention", *(["tf32"] if wanted["tf32"] else []), "Liger kernels"]
+
+
 def test_the_newest_complete_checkpoint_is_taken_by_its_number(tmp_path: Path) -> None:
     for step in (25, 50, 75):
         checkpoint(tmp_path, step)
@@ -225,7 +268,7 @@ def test_without_a_complete_checkpoint_training_starts_anew(tmp_path: Path) -> N
     assert last_complete_checkpoint(tmp_path) is None
 
 
-@pytest.mark.parametrize("harm", ["cut", "lost", "state", "marker"])
+@pytest.mark.parametrize("harm", ["cut", "lost", "flipped", "state", "marker"])
 def test_a_checkpoint_that_was_harmed_is_skipped(tmp_path: Path, harm: str) -> None:
     before = checkpoint(tmp_path, 25)
     newest = checkpoint(tmp_path, 50)
@@ -233,6 +276,8 @@ def test_a_checkpoint_that_was_harmed_is_skipped(tmp_path: Path, harm: str) -> N
         os.truncate(newest / "model.safetensors", 3)
     elif harm == "lost":
         (newest / "model.safetensors").unlink()
+    elif harm == "flipped":
+        (newest / "model.safetensors").write_bytes(b"Weights")
     elif harm == "state":
         (newest / "trainer_state.json").write_text("{" + " " * ((newest / "trainer_state.json").stat().st_size - 1))
     else:
@@ -253,7 +298,7 @@ def test_what_was_untouched_for_longest_is_dropped_until_the_rest_fits(tmp_path:
     keep = tmp_path / "keep"
     checkpoint(keep, 10)
     os.utime(keep, (1, 1))
-    each = sum(path.stat().st_size for path in (keep / "checkpoint-10").iterdir() if path.name != COMPLETE)
+    each = sum(path.stat().st_size for path in (keep / "checkpoint-10").iterdir())
     assert make_room(tmp_path, keep, 4 * each) == []
     assert make_room(tmp_path, keep, 3 * each - 1) == [tmp_path / "oldest", tmp_path / "older"]
     assert make_room(tmp_path, keep, 0) == [tmp_path / "newer"]
