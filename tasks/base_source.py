@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tasks.errors import BaseModelError, NetworkError
 from tasks.files import MODEL_FILES
+from tasks.model_folder import INDEX, SHARDS, WEIGHTS
 from tasks.sections import HubBase, WheelBase
 
 _PATIENCE = 10.0  # seconds for the Hub's answer to a question
@@ -37,7 +38,8 @@ def download_snapshot(section: HubBase) -> Path:
     from huggingface_hub import snapshot_download
 
     with _asking_hub(section):
-        return Path(snapshot_download(section.repo_id, revision=section.revision, allow_patterns=list(MODEL_FILES)))
+        files = [*MODEL_FILES, INDEX, SHARDS]
+        return Path(snapshot_download(section.repo_id, revision=section.revision, allow_patterns=files))
 
 
 def check_reachable(section: WheelBase | HubBase) -> None:
@@ -55,8 +57,8 @@ def check_reachable(section: WheelBase | HubBase) -> None:
         return
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
-    cached = isinstance(try_to_load_from_cache(section.repo_id, "model.safetensors", revision=section.revision), str)
-    if not cached and not constants.HF_HUB_OFFLINE:
+    found = (try_to_load_from_cache(section.repo_id, name, revision=section.revision) for name in (WEIGHTS, INDEX))
+    if not any(isinstance(path, str) for path in found) and not constants.HF_HUB_OFFLINE:
         with _asking_hub(section):
             HfApi().model_info(section.repo_id, revision=section.revision, timeout=_PATIENCE)
 

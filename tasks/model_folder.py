@@ -1,12 +1,39 @@
-"""A model in a folder: all of its weights, or an adapter on the base model."""
+"""A model in a folder: all of its weights, in one file or in shards, or an adapter on the base model."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from tasks.files import write_json
+from tasks.files import sha256_file, sha256_json, write_json
 
 ADAPTER = "adapter_config.json"
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+SHARDS = "model-*-of-*.safetensors"
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The names of the files that hold the weights: one, or the index of the shards and what it names; none where one is absent.
+
+    Written as transformers writes them. A name in an index that is no shard's is not followed, so that none leaves the folder.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    try:
+        shards = sorted({str(name) for name in json.loads((folder / INDEX).read_bytes())["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    whole = shards and all(_SHARD.fullmatch(name) and (folder / name).is_file() for name in shards)
+    return [INDEX, *shards] if whole else []
+
+
+def weights_sha256(folder: Path) -> str:
+    """sha256 of the weights: the file's own, or that of a JSON object with index and shards by name and the sha256 of each."""
+    if (files := weight_files(folder)) == [WEIGHTS]:
+        return sha256_file(folder / WEIGHTS)
+    return sha256_json({name: sha256_file(folder / name) for name in files})
 
 
 def is_adapter(folder: Path) -> bool:

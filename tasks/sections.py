@@ -58,7 +58,7 @@ class HubBase(_Base):
     source: Literal["hub"]
     repo_id: RepoId
     revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="a full commit hash: a branch or tag can move")
-    sha256: Sha256 = Field(description="of model.safetensors")
+    sha256: Sha256 = Field(description="of model.safetensors; of weights in shards: what the stage says it found")
 
     @property
     def named(self) -> str:
@@ -67,11 +67,11 @@ class HubBase(_Base):
 
 
 class FolderBase(_Base):
-    """A local folder with config.json, model.safetensors and a tokenizer with a chat template."""
+    """A local folder with config.json, model.safetensors, whole or in shards, and a tokenizer with a chat template."""
 
     source: Literal["folder"]
     path: RelativePath
-    sha256: Sha256 = Field(description="of model.safetensors")
+    sha256: Sha256 = Field(description="of model.safetensors; of weights in shards: what the stage says it found")
 
     @property
     def named(self) -> str:

@@ -662,6 +662,28 @@ def test_a_template_is_shown_with_what_it_would_train(tiny_base: Path, tmp_path:
     assert "".join(text for text, _ in only) == "".join(text for text, _ in pieces)
 
 
+def test_a_base_model_in_shards_is_the_same_model(tiny_base: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tasks.base import fetch_base
+    from tasks.model_folder import load_model, weight_files, weights_sha256
+    from tasks.sections import FolderBase
+    from tasks.training_checks import logits_of
+
+    source = Path(shutil.copytree(tiny_base, tmp_path / "source"))
+    whole = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    (source / "model.safetensors").unlink()
+    whole.save_pretrained(source, max_shard_size="100KB")
+    assert len(weight_files(source)) > 2
+    section = FolderBase(source="folder", path=str(source), sha256=weights_sha256(source), chat_template=None)
+    record = fetch_base(section, tmp_path / "base", tmp_path / "base.json")
+    assert set(weight_files(source)) <= set(record.files)
+    probe = [[1, 2, 3, 4]]
+    fetched = load_model(tmp_path / "base", tmp_path / "base", torch.float32)
+    assert torch.equal(logits_of(fetched, probe)[0], logits_of(whole, probe)[0])
+
+
 def test_a_training_goes_on_from_the_champion(
     prepared: Prepare, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

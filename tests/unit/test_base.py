@@ -9,7 +9,8 @@ import pytest
 from tasks import base as stage
 from tasks.base import fetch_base, folder_changed
 from tasks.errors import BaseModelError
-from tasks.files import MODEL_FILES, hash_tree, sha256_file
+from tasks.files import MODEL_FILES, hash_tree, sha256_file, write_json
+from tasks.model_folder import INDEX, weights_sha256
 from tasks.records import BaseModelRecord
 from tasks.sections import FolderBase
 from tests.unit.publishing import write_model
@@ -80,7 +81,7 @@ def test_other_weights_are_refused_with_both_hashes_and_a_way_out(source: Path, 
     message = refusal(source, target, "1" * 64)
     assert message == (
         f"base.sha256: model.safetensors has sha256 {sha256_file(source / 'model.safetensors')}, wanted {'1' * 64}; "
-        "if you trust this file, write its hash into params.yaml"
+        "if you trust it, write that hash into params.yaml"
     )
 
 
@@ -93,6 +94,49 @@ def test_a_good_folder_is_copied_without_pickles_and_code(source: Path, target: 
     assert hash_tree(target) == wanted == record.files
     assert (record.source, record.n_parameters) == (str(source), 45)
     assert {path.name for path in target.parent.iterdir()} == {"base", "base.json"}
+
+
+SHARDS = [f"model-{number:05}-of-00002.safetensors" for number in (1, 2)]
+
+
+@pytest.fixture
+def sharded(source: Path) -> Path:
+    """The same model with its weights in two files, and one that its index does not name."""
+    (source / "model.safetensors").unlink()
+    safetensors(source / SHARDS[0], {"embed": [10, 4]}, format="pt")
+    safetensors(source / SHARDS[1], {"norm": [4], "scale": []}, format="pt")
+    safetensors(source / "model-00003-of-00003.safetensors", {"other": [1]})
+    write_json(source / INDEX, {"weight_map": {"embed": SHARDS[0], "norm": SHARDS[1], "scale": SHARDS[1]}})
+    return source
+
+
+def test_weights_in_shards_are_copied_with_their_index(sharded: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "_check_usable", lambda folder, source: None)
+    record = fetch(sharded, target, weights_sha256(sharded))
+    assert {INDEX, *SHARDS} <= set(record.files)
+    assert set(record.files) - {INDEX, *SHARDS} <= set(MODEL_FILES)
+    assert hash_tree(target) == record.files
+    assert record.n_parameters == 45
+
+
+@pytest.mark.parametrize("harm", ["lost", "outside", "index", "empty"])
+def test_shards_that_are_not_whole_are_refused(sharded: Path, target: Path, harm: str) -> None:
+    if harm == "lost":
+        (sharded / SHARDS[1]).unlink()
+    elif harm == "outside":
+        safetensors(sharded.parent / SHARDS[1], {"norm": [4]})
+        write_json(sharded / INDEX, {"weight_map": {"embed": SHARDS[0], "norm": f"../{SHARDS[1]}"}})
+    else:
+        (sharded / INDEX).write_text("[" if harm == "index" else '{"weight_map": {}}')
+    assert f"{sharded} has no model.safetensors, nor {INDEX} with each of its shards" in refusal(sharded, target)
+
+
+@pytest.mark.parametrize("name", [*SHARDS, "model.safetensors.index.json"])
+def test_another_shard_or_index_is_another_hash(sharded: Path, target: Path, name: str) -> None:
+    before = weights_sha256(sharded)
+    (sharded / name).write_bytes((sharded / name).read_bytes() + b" ")
+    message = refusal(sharded, target, before)
+    assert f"{INDEX} with its shards has sha256 {weights_sha256(sharded)}, wanted {before}" in message
 
 
 def test_a_tokenizer_that_is_refused_leaves_the_earlier_base(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
