@@ -44,7 +44,7 @@ class Params(Section):
     @model_validator(mode="after")
     def _rules_are_part_of_the_data(self) -> Self:
         raw = PurePosixPath(self.validation.raw)
-        files = {"validate.expectations": self.validation.expectations, "validate.replay": self.validation.replay}
+        files = {"validate.expectations": self.validation.expectations}
         if self.guidelines:
             files["guidelines.policy"] = self.guidelines.policy
         for name, path in files.items():

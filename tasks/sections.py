@@ -98,8 +98,8 @@ class Screening(Section):
 class Validate(Screening):
     raw: RelativePath = Field(description="folder of JSONL, JSON, CSV, TSV or Parquet files, also packed with gzip or Zstandard")
     expectations: RelativePath | None = Field(description="YAML below validate.raw: your own, a list of {type, kwargs, severity}")
-    replay: RelativePath | None = Field(
-        description="folder below validate.raw: general conversations, without guidelines, for the train split only; null: none"
+    replay: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = Field(
+        description="folder in validate.raw: general conversations, without guidelines, for the train split only; null: none"
     )
     columns: dict[RowKey, str] = Field(
         description="the data's own column by the name wanted here; {} where they are known shapes"
@@ -111,7 +111,7 @@ class Validate(Screening):
 
     def is_replay(self, file: str) -> bool:
         """Whether a file, by its path in the workspace, is of `replay`."""
-        return self.replay is not None and file.startswith(f"{os.path.normpath(self.replay)}/")
+        return self.replay is not None and file.startswith(f"{os.path.normpath(self.raw)}/{self.replay}/")
 
 
 class Guidelines(Section):

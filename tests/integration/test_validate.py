@@ -97,8 +97,8 @@ def test_no_row_is_lost(default_run: tuple[Workspace, ValidationReport]) -> None
     workspace, report = default_run
     rows = pq.read_table(workspace.accepted).to_pylist()
     raw = {
-        f"data/raw/{path.name}:{number}": line
-        for path in sorted((workspace.data / "raw").glob("*.jsonl"))
+        f"{path.relative_to(workspace.root)}:{number}": line
+        for path in sorted((workspace.data / "raw").rglob("*.jsonl"))
         for number, line in enumerate(path.read_text().split("\n"), start=1)
         if line.strip()
     }
@@ -106,6 +106,8 @@ def test_no_row_is_lost(default_run: tuple[Workspace, ValidationReport]) -> None
     assert [row["source"] for row in rows] == [source for source in raw if source not in quarantine]
     assert {source: raw[source] for source in quarantine} == quarantine
     assert all(json.loads(raw[row["source"]])["messages"] == conversation(row)[0] for row in rows)
+    assert {row["source"].partition(":")[0] for row in rows if row["replay"]} == {"data/raw/replay/general.jsonl"}
+    assert sum(row["replay"] for row in rows) == 60
     assert (report.n_raw, report.n_accepted, report.n_quarantined) == (len(raw), len(rows), len(quarantine))
     assert report.reasons == Counter(row["reason"] for row in read_quarantine(workspace))
     assert report.n_raw == report.n_accepted + sum(report.reasons.values())
@@ -135,7 +137,7 @@ def test_the_record_describes_what_lies_on_disk(default_run: tuple[Workspace, Va
     assert report.accepted_sha256 == sha256_file(workspace.accepted)
     assert report.quarantine_sha256 == tree_digest(workspace.quarantine)
     assert report.raw_files == {
-        f"data/raw/{path.name}": sha256_file(path) for path in sorted((workspace.data / "raw").glob("*.jsonl"))
+        str(path.relative_to(workspace.root)): sha256_file(path) for path in sorted((workspace.data / "raw").rglob("*.jsonl"))
     }
 
 

@@ -32,7 +32,7 @@ POLICY = Policy(topics={"refund-time": Topic(category="refunds", must_say=("5 da
 SECTION = Validate(
     raw="data/raw",
     expectations=None,
-    replay="data/raw/replay",
+    replay="replay",
     columns={},
     max_length=30,
     max_quarantined=1.0,

@@ -8,7 +8,6 @@ import pytest
 
 from flows import cli
 from tasks.paths import Workspace
-from tests.conftest import edit_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +53,6 @@ def test_reasons_are_counted_with_their_first_row(workspace: Workspace, capsys: 
 
 
 def test_general_conversations_need_no_topic_whatever_way_they_are_named(workspace: Workspace) -> None:
-    edit_params(workspace, {"validate.replay": "data/raw/replay", "prepare.replay_share": 0.1})
     path = workspace.data / "raw" / "replay" / "general.jsonl"
     path.parent.mkdir()
     path.write_text('{"Q": "How are you?", "A": "I am fine."}\n')
