@@ -12,10 +12,10 @@ GENERATED := .venv build refit.egg-info .cache .pytest_cache .ruff_cache .mypy_c
 GENERATED += $(if $(wildcard *.dvc data/*.dvc),,.dvc/cache)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test $(TIERS:%=test-%) lint bench clean
+.PHONY: help install run test $(TIERS:%=test-%) test-slow slow-integration slow-fault slow-e2e lint bench clean
 
 help: ## List the targets
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 install: $(INSTALLED) ## Make .venv with everything in it, if pyproject.toml or the constraints changed
 $(INSTALLED): pyproject.toml deployments/constraints.txt
@@ -27,14 +27,18 @@ run: install ## Retrain once: validate, prepare, train, evaluate, gate, publish
 	$(BIN)/refit run
 
 # Each of the last three keeps to one core.
-test: install ## Run all tests: unit, then integration, fault and e2e side by side
+test: install ## Run the tests: unit, then integration, fault and e2e side by side, but for the slow ones
 	$(MAKE) test-unit
 	$(MAKE) --jobs=3 --output-sync=target test-integration test-fault test-e2e
+test-slow: install ## Run the tests that are marked slow: every fault, every way a model may be spoilt, servers killed
+	$(MAKE) --jobs=3 --output-sync=target slow-integration slow-fault slow-e2e
 # The integration tier takes longest, so another one gives way: this one, whose tests have no limits of time.
-test-e2e: FIRST := nice -n 3
+test-e2e slow-e2e: FIRST := nice -n 3
 # pytest leaves with 5, which is a failure here, if a tier has no test.
 $(TIERS:%=test-%): test-%: install
-	$(FIRST) $(BIN)/python -m pytest tests/$*
+	$(FIRST) $(BIN)/python -m pytest -m "not slow" tests/$*
+slow-integration slow-fault slow-e2e: slow-%: install
+	$(FIRST) $(BIN)/python -m pytest -m slow tests/$*
 
 lint: install ## Check style, format and types; changes nothing
 	$(BIN)/ruff check .

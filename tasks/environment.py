@@ -26,10 +26,10 @@ def pick_dtype(wanted: str) -> str:
     A processor without bfloat16 instructions is about a hundred times slower at it than at float32 (1 against 130 GFLOP/s on
     AVX2), one with them (AVX512-BF16, AMX) about twice as fast.
     """
-    import torch
-
     if wanted != "auto":
         return wanted
+    import torch
+
     if pick_device() == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     can = torch.cpu.get_capabilities()

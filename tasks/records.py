@@ -179,7 +179,7 @@ class TrainedModel(Record):
     """Of `train`: the merged model in data/model, the exact bytes that would be published.
 
     It started from the base model, or from `start_version`; `per_device_train_batch_size` and `gradient_accumulation_steps` are
-    those that memory allowed; `merge_error` is the largest difference that merging made to a logit, as a share of the largest.
+    those that memory allowed; `merge_error` is the difference that merging made to the logits, as a share of their norm.
     """
 
     digest: str

@@ -160,7 +160,7 @@ def _save(section: Train, workspace: Workspace, start: Path, weights: Path, prob
     memory after the training.
 
     Returns:
-        The largest difference that merging made to a logit, as a share of the largest; None where that could not be compared.
+        The difference that merging made to the logits, as a share of their norm; None where that could not be compared.
     """
     import torch
     from transformers import AutoConfig

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _STEPS_TO_MOVE = 3
 """In the first step a warm-up has rate 0, and of LoRA the matrix A has gradient 0 for as long as B is 0."""
 _LOGIT_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
-"""Of the merged model's logits against those of model and adapter, as a share of the largest, by precision of the training."""
+"""Error of the merged model's logits against those of model and adapter, by precision of the training (`relative_error`)."""
 
 
 def check_tokenizer(base: Path, tokenizer: Any, rows: Sequence[Sequence[int]]) -> None:
@@ -166,13 +166,13 @@ def check_apart(model: Any, collate: Any, rows: Sequence[dict[str, list[int]]]) 
     packed = {name: value.to(model.device) for name, value in collate(list(rows)).items() if isinstance(value, torch.Tensor)}
     others = {name: value for name, value in collate(list(rows)).items() if not isinstance(value, torch.Tensor)}
     packed.pop("labels", None)
-    alone = torch.cat(logits_of(model, [row["input_ids"] for row in rows]))
+    alone = logits_of(model, [row["input_ids"] for row in rows])
     training = model.training
     model.eval()
     with torch.no_grad():
         together = model(**packed, **others).logits[0].float().cpu()
     model.train(training)
-    difference = float((alone - together).abs().max() / alone.abs().max())
+    difference = relative_error([together], [torch.cat(alone)])
     if not difference <= _LOGIT_TOLERANCE["bfloat16"]:
         raise TrainingError(
             f"train.sft.packing: with this attention packed rows see each other (logits differ by {difference:.1%}); "
@@ -192,21 +192,28 @@ def logits_of(model: Any, rows: Sequence[Sequence[int]]) -> "list[torch.Tensor]"
     return found
 
 
+def relative_error(found: "Sequence[torch.Tensor]", wanted: "Sequence[torch.Tensor]") -> float:
+    """Norm of the differences of all logits over the norm of those that are wanted.
+
+    The arithmetic of bfloat16 alone makes about 2 % in a model of 30 layers; the largest single difference varies up to 5 %.
+    """
+    off = sum(float((one - other).square().sum()) for one, other in zip(found, wanted, strict=True))
+    return math.sqrt(off / sum(float(one.square().sum()) for one in wanted))
+
+
 def check_merged(with_adapter: "Sequence[torch.Tensor]", merged: "Sequence[torch.Tensor]", dtype: str) -> float:
     """Refuse a merged model that says something else than the model with its adapter did.
 
     Returns:
-        The largest difference of two logits, as a share of the largest logit.
+        Their `relative_error`.
 
     Raises:
         TrainingError: it is above what the precision explains.
     """
-    pairs = list(zip(with_adapter, merged, strict=True))
-    largest = max(float(one.abs().max()) for one, _ in pairs)
-    difference = max(float((one - other).abs().max()) for one, other in pairs) / largest
+    difference = relative_error(merged, with_adapter)
     if not difference <= _LOGIT_TOLERANCE[dtype]:
         raise TrainingError(
-            f"the merged model differs from the trained one: logits by {difference:.1%} of the largest, "
+            f"the merged model differs from the trained one: logits by {difference:.1%}, "
             f"allowed {_LOGIT_TOLERANCE[dtype]:.1%} in {dtype}; try other train.lora settings"
         )
     return difference

@@ -90,7 +90,6 @@ def mix_up_replies(workspace: Workspace) -> None:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[Workspace]:
-    """The runs below are made in it, one after the other."""
     workspace = build_workspace(tmp_path_factory.mktemp("real") / "workspace", tiny_base, **SMALL)
     edit_params(workspace, {"base": yaml.safe_load((REPO / "params.yaml").read_text())["base"]})
     with pytest.MonkeyPatch.context() as patch:
@@ -99,40 +98,37 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iter
 
 
 @pytest.fixture(scope="module")
-def forgot(workspace: Workspace) -> Run:
+def honest(workspace: Workspace) -> Run:
+    copy_raw(workspace)
+    return refit_run(workspace)
+
+
+@pytest.fixture(scope="module")
+def unpublished(workspace: Workspace, honest: Run, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A copy of it in which nothing was published yet."""
+    copy = Workspace(Path(shutil.copytree(workspace.root, tmp_path_factory.mktemp("again") / "real", symlinks=True)))
+    shutil.rmtree(copy.data / "registry")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def forgot(unpublished: Workspace) -> Run:
     """Trained too hard."""
-    copy_raw(workspace)
-    edit_params(workspace, HARD)
-    return refit_run(workspace)
+    edit_params(unpublished, HARD)
+    return refit_run(unpublished)
 
 
 @pytest.fixture(scope="module")
-def mixed_up(workspace: Workspace, forgot: Run) -> Run:
-    edit_params(workspace, {key: SMALL[key] for key in HARD})
-    mix_up_replies(workspace)
-    return refit_run(workspace)
-
-
-@pytest.fixture(scope="module")
-def honest(workspace: Workspace, mixed_up: Run) -> Run:
-    copy_raw(workspace)
-    return refit_run(workspace)
+def mixed_up(unpublished: Workspace, forgot: Run) -> Run:
+    edit_params(unpublished, {key: SMALL[key] for key in HARD})
+    mix_up_replies(unpublished)
+    return refit_run(unpublished)
 
 
 def copy_raw(workspace: Workspace) -> None:
     for path in (REPO / "data" / "raw").glob("*.jsonl"):
         if path.name != "inbox.jsonl":
             shutil.copyfile(path, workspace.data / "raw" / path.name)
-
-
-def test_what_forgot_is_refused(forgot: Run) -> None:
-    assert (forgot.code, forgot.state, forgot.published) == (3, "Rejected", False)
-    assert rules(forgot.decision)["kept"].verdict == "FAIL"
-
-
-def test_what_was_trained_on_mixed_up_replies_is_refused(mixed_up: Run) -> None:
-    assert (mixed_up.code, mixed_up.state, mixed_up.published) == (3, "Rejected", False)
-    assert rules(mixed_up.decision)[LEARNED].verdict == "FAIL"
 
 
 def test_what_learned_and_kept_its_abilities_is_published(workspace: Workspace, honest: Run) -> None:
@@ -142,6 +138,18 @@ def test_what_learned_and_kept_its_abilities_is_published(workspace: Workspace, 
     assert learned.lower is not None
     assert 0.8 < learned.lower <= learned.value
     assert (workspace.data / "registry" / "versions" / "v1" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_what_forgot_is_refused(forgot: Run) -> None:
+    assert (forgot.code, forgot.state, forgot.published) == (3, "Rejected", False)
+    assert rules(forgot.decision)["kept"].verdict == "FAIL"
+
+
+@pytest.mark.slow
+def test_what_was_trained_on_mixed_up_replies_is_refused(mixed_up: Run) -> None:
+    assert (mixed_up.code, mixed_up.state, mixed_up.published) == (3, "Rejected", False)
+    assert rules(mixed_up.decision)[LEARNED].verdict == "FAIL"
 
 
 @pytest.fixture
@@ -208,6 +216,7 @@ def learn_one_reply(workspace: Workspace) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "reasons"),
     [(be_the_base, {LEARNED}), (add_noise, {LEARNED, "kept"}), (merge_wrongly, {LEARNED}), (learn_one_reply, {LEARNED})],

@@ -26,6 +26,7 @@ from tests.integration.running import refused
 
 TRAIN = [sys.executable, "-m", "tasks.train"]
 SMALL = {
+    "train.dtype": "float32",  # the same numbers on every machine
     "train.learning_rate": 0.01,
     "train.max_steps": 8,
     "train.eval_steps": 3,
@@ -340,7 +341,7 @@ def test_memory_that_runs_out_halves_the_batch_and_not_the_step(
 ) -> None:
     from trl import SFTTrainer
 
-    settings = {**LORA, "train.lora.lora_dropout": 0.0, "train.dtype": "float32"}
+    settings = {**LORA, "train.lora.lora_dropout": 0.0}
     with monkeypatch.context() as patch:
         _, roomy = logged(prepared("roomy", **settings), patch)
     whole = SFTTrainer.training_step
@@ -373,7 +374,7 @@ if os.environ.get("RANK") == "1":
 
 
 def test_memory_that_runs_out_in_one_of_two_processes_halves_the_batch_of_both(prepared: Prepare, tmp_path: Path) -> None:
-    settings = {**LORA, "train.lora.lora_dropout": 0.0, "train.dtype": "float32", "train.per_device_train_batch_size": 2}
+    settings = {**LORA, "train.lora.lora_dropout": 0.0, "train.per_device_train_batch_size": 2}
     settings["train.accelerate_config"] = "deployments/accelerate/cpu2.yaml"
     whole = run(prepared("roomy", **settings))
     (tmp_path / "path").mkdir()
@@ -412,6 +413,7 @@ def test_memory_that_does_not_do_for_one_row_is_told(prepared: Prepare, monkeypa
         {"train.sft": {"packing": True, "max_length": 256}},
         {"train.sft": {"full_determinism": True, "optim": "adafactor"}},
         {"train.completion_only_loss": True},
+        {"train.dtype": "bfloat16"},
     ],
     ids=lambda settings: next(iter(settings)).removeprefix("train.") + str(next(iter(settings.values()))),
 )
@@ -420,7 +422,7 @@ def test_each_method_trains_another_model_that_is_saved_as_trained(
 ) -> None:
     record, fit = logged(prepared(**LORA, **settings), monkeypatch)
     assert record.merge_error is not None
-    assert record.merge_error < 1e-4
+    assert record.merge_error < (0.05 if record.dtype == "bfloat16" else 1e-4)
     if "dft" not in str(settings):  # its loss is another one, and rises as the model learns
         assert fit.values("eval_loss")[-1] < fit.values("eval_loss")[0]
     if "gradient_checkpointing" not in str(settings) and "activation" not in str(settings):
