@@ -6,10 +6,14 @@ import select
 import signal
 from pathlib import Path
 
+import pytest
+
 from tasks.files import tree_digest
 from tasks.local_registry import LocalRegistry
 from tests.conftest import MakeWorkspace
 from tests.serving import Service, processes
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_run_of_a_killed_service_goes_on_where_it_was(make_workspace: MakeWorkspace, tmp_path: Path) -> None:

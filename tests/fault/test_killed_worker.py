@@ -23,6 +23,8 @@ from tests.postgres import Postgres
 from tests.serving import processes, until
 from tests.webhook import listening
 
+pytestmark = pytest.mark.slow
+
 Found = TypeVar("Found")
 LATE_SECONDS = 60  # of a server that looks at its automations now and then, on a busy machine
 PAGE = 200  # as many lines as the server gives at once

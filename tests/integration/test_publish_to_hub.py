@@ -27,6 +27,8 @@ from tests.hub_client import REPO_ID, open_registry_of, use_client
 from tests.integration.running import REFIT, Done, Step, execute, stage
 from tests.webhook import listening
 
+pytestmark = pytest.mark.slow
+
 SAVE_BLOCKS = """
 import sys
 from prefect.blocks.notifications import CustomWebhookNotificationBlock

@@ -23,6 +23,8 @@ from tests.integration.running import REFIT, Step, execute
 from tests.postgres import Postgres
 from tests.serving import Service, new_rows, processes
 
+pytestmark = pytest.mark.slow
+
 ZONE = "Asia/Seoul"
 POLL_SECONDS = 5  # of the cancelling process, between two looks at the server
 NAME = "retrain/quillmere-support"
