@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.errors import RegistryError, StageInputError
 from tasks.files import MODEL_FILES, sha256_file
-from tasks.model_folder import is_model
+from tasks.model_folder import ADAPTER, INDEX, is_model
 from tasks.paths import Workspace
 from tasks.publishing_sections import Push
 
 # What may be published: a model folder, also in several shards.
-PUBLISHABLE = (*MODEL_FILES, "*.safetensors", "model.safetensors.index.json", "adapter_config.json")
+PUBLISHABLE = (*MODEL_FILES, "*.safetensors", INDEX, ADAPTER)
 CARD, DECISION, TRAINING, PROFILE = "README.md", "decision.json", "training.json", "data_profile.json"
 LOCK, PARAMS = "dvc.lock", "params.yaml"
 DOCUMENTS = (CARD, DECISION, TRAINING, PROFILE, LOCK, PARAMS)

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ def train(section: Train, start: Start, workspace: Workspace) -> TrainedModel:
     for dropped in make_room(workspace.checkpoints, folder, int(section.checkpoints_gb * 1e9)):
         print(f"dropped the checkpoints of another training, {dropped.name}: train.checkpoints_gb", flush=True)
     if not Fit.path(folder).is_file():
-        _fit(section, partial(_attempt, section, workspace, start.folder, folder))
+        _fit(section, workspace, start.folder, folder)
     found = Fit.model_validate_json(Fit.path(folder).read_bytes())
     merge_error = _save(section, workspace, start.folder, weights_of(folder), found.probe)
     _write_curves(found, workspace.plots)
@@ -107,12 +106,12 @@ def _device_config(path: str) -> Path:
     return Path(path)
 
 
-def _fit(section: Train, attempt: Callable[[Batch], None]) -> None:
+def _fit(section: Train, workspace: Workspace, start: Path, folder: Path) -> None:
     """Train; where memory runs out, with a smaller batch and as many rows a step."""
     batch = Batch.of(section)
     while True:
         try:
-            return attempt(batch)
+            return _attempt(section, workspace, start, folder, batch)
         except OutOfMemoryError:
             if (smaller := batch.smaller()) is None:
                 raise
