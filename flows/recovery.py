@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -13,32 +14,38 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
 )
 from prefect.client.schemas.filters import FlowRunFilterStateType as StateTypeFilter
-from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, StateType
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.events import AutomationCore, EventTrigger, Posture, ResourceSpecification
+from prefect.events import AutomationCore, EventTrigger, Posture, ResourceSpecification, emit_event
 from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.exceptions import ObjectNotFound
+from prefect.flows import Flow
 from prefect.states import AwaitingRetry, Cancelled
 from prefect.types import DateTime
+from prefect.utilities.urls import url_for
 
 HEARTBEAT_SECONDS = 30
 """Prefect's shortest; its default is 180."""
 DEAD_SECONDS = 150
 """Of silence, before a run counts as dead: four heartbeats may be lost, as when a server is restarted."""
-_MESSAGE = f"no sign of life for {DEAD_SECONDS} s"
+RESTART_SECONDS = 120
+"""From a crash to the message of it, if nothing starts the run again: `watch` looks every minute. Shorter than `DEAD_SECONDS`, so
+that the next crash of the same run is counted anew."""
+_CRASHED, _STARTED = "refit.run.crashed", "refit.run.started"
 _CRASHES = 3
 """After so many a run stays as it is: what kills it would kill it again."""
 _LOG = logging.getLogger("prefect.refit")
 
 
 def ensure_automations(client: SyncPrefectClient, name: str, deployments: Sequence[UUID], blocks: Sequence[str]) -> None:
-    """Have the server mark the runs of these deployments as crashed once they give no sign of life, and say so in `blocks`.
+    """Have the server mark the runs of these deployments as crashed once they give no sign of life, and tell `blocks` of those
+    that do not start again: the others have a message of their own when they end.
 
     Prefect's triggers miss the last event of many a run (PrefectHQ/prefect issue 21932). So the message waits until a run was
-    really marked, which the server refuses for one that has ended.
+    really marked, which the server refuses for one that has ended, or until `report_crash` tells of it.
     """
     marks = _ensure(client, _mark(name, deployments))
-    tells = _tell(name, marks, _block_ids(client, blocks))
+    tells = _tell(name, marks, deployments, _block_ids(client, blocks))
     if tells.actions:
         _ensure(client, tells)
     else:
@@ -62,20 +69,24 @@ def _mark(name: str, deployments: Sequence[UUID]) -> AutomationCore:
             threshold=1,
             within=timedelta(seconds=DEAD_SECONDS),
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=_MESSAGE)],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no sign of life for {DEAD_SECONDS} s")],
     )
 
 
-def _tell(name: str, marks: UUID, blocks: Sequence[UUID]) -> AutomationCore:
-    subject, body = f"{name}: Crashed", f"{{{{ flow_run.name }}}}: {_MESSAGE}"
+def _tell(name: str, marks: UUID, deployments: Sequence[UUID], blocks: Sequence[UUID]) -> AutomationCore:
+    subject = f"{name}: Crashed"
+    run = url_for("flow-run", obj_id="{{ flow_run.id }}")  # the server's own filter for it wants PREFECT_UI_URL
+    body = f"{{{{ flow_run.name }}}}: {{{{ flow_run.state.message }}}}; nothing has started it again\nrun: {run}"
     return AutomationCore(
         name=f"{name}: tell of runs that have crashed",
         trigger=EventTrigger(
-            match=ResourceSpecification({"prefect.resource.id": f"prefect.automation.{marks}"}),
-            expect={"prefect.automation.action.executed"},
-            posture=Posture.Reactive,
+            match=ResourceSpecification({"prefect.resource.id": [f"prefect.automation.{marks}", *map(_resource, deployments)]}),
+            for_each={"related:target:prefect.resource.id"},
+            after={"prefect.automation.action.executed", _CRASHED},
+            expect={_STARTED},
+            posture=Posture.Proactive,
             threshold=1,
-            within=timedelta(0),
+            within=timedelta(seconds=RESTART_SECONDS),
         ),
         actions=[SendNotification(block_document_id=block, subject=subject, body=body) for block in blocks],
     )
@@ -98,6 +109,27 @@ def _block_ids(client: SyncPrefectClient, blocks: Sequence[str]) -> list[UUID]:
         except ObjectNotFound:
             _LOG.warning("notify.blocks: the server has no block %s; make it in the dashboard, then start this again", block)
     return found
+
+
+def report_crash(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Prefect's hook where a worker sees a run's process die: the server has the message of it, unless the run starts again."""
+    _emit(_CRASHED, flow_run)
+
+
+def report_start(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Prefect's hook at each start of a run."""
+    _emit(_STARTED, flow_run)
+
+
+def _emit(event: str, run: FlowRun) -> None:
+    """With the run where the server's own event of marking it has it."""
+    if run.deployment_id:
+        target = {"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.resource.role": "target"}
+        emit_event(event, resource={"prefect.resource.id": _resource(run.deployment_id)}, related=[target])
+
+
+def _resource(deployment: UUID) -> str:
+    return f"refit.runs.{deployment}"
 
 
 def restart_crashed(client: SyncPrefectClient, deployment: UUID) -> FlowRun | None:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from flows import stages
 from flows.notify import notify
+from flows.recovery import report_crash, report_start
 from flows.reporting import final_state, report_parameters
 from flows.settings import Stage, as_settings, end_with_runner
 from tasks.errors import StaleChampionError
@@ -21,7 +22,14 @@ _JUDGEMENTS = 3
 """How often a candidate is judged in one run, if each time somebody else publishes before it."""
 
 
-@flow(name="retrain", description=__doc__, on_completion=[notify], on_failure=[notify], on_crashed=[notify])
+@flow(
+    name="retrain",
+    description=__doc__,
+    on_running=[report_start],
+    on_completion=[notify],
+    on_failure=[notify],
+    on_crashed=[report_crash],
+)
 def retrain(
     reason: str = "",
     raw: Annotated[str, Field(min_length=1)] | None = None,

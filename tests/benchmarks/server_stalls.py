@@ -1,8 +1,10 @@
-"""How long Prefect's server makes requests wait on SQLite: as `refit serve` starts it, beside as Prefect starts it.
+"""What Prefect's server makes of many requests on SQLite: as Prefect starts it, with garbage collected beside the event loop, and
+as `refit serve` starts it, with transactions that wait for their turn, too.
 
-.venv/bin/python tests/benchmarks/server_stalls.py [SECONDS]      # default 180, for each of the two
+.venv/bin/python tests/benchmarks/server_stalls.py [SECONDS]      # default 180, for each of the three
 
-Six clients do at once what runs do: create a run, move it through its states, leave an artifact and log lines, read events.
+Six clients do at once what runs do: create a run, move it through its states, leave an artifact and log lines, read events. An
+automation listens to the states.
 """
 
 import json
@@ -27,7 +29,25 @@ from tests.serving import answers, until
 CLIENTS = 6
 STALL_SECONDS = 20.0
 SERVICE_UNAVAILABLE = 503  # says Prefect where the database is locked
-PEERS = {"as Prefect starts it": ["-m", "prefect", "server", "start"], "as refit serve does": ["-m", "flows.server_process"]}
+AUTOMATION = {
+    "name": "runs that do not end",
+    "trigger": {
+        "type": "event",
+        "posture": "Proactive",
+        "match": {"prefect.resource.id": "prefect.flow-run.*"},
+        "for_each": ["prefect.resource.id"],
+        "after": ["prefect.flow-run.Running"],
+        "expect": ["prefect.flow-run.Completed"],
+        "threshold": 1,
+        "within": 3600,
+    },
+    "actions": [{"type": "do-nothing"}],
+}
+PEERS = {
+    "as Prefect starts it": ["-m", "prefect", "server", "start"],
+    "with garbage collected beside": ["-c", "from flows import server_process as s; s.take_turns = lambda: None; s.main()"],
+    "as refit serve does": ["-m", "flows.server_process"],
+}
 
 
 class Client:
@@ -67,7 +87,8 @@ class Client:
         self.ask("flow_runs/filter", {"limit": 50})
 
 
-def measured(words: list[str], seconds: float, home: Path) -> list[Client]:
+def measured(words: list[str], seconds: float, home: Path) -> tuple[list[Client], int]:
+    """The clients, and how many events were lost to the automations: the server keeps what it cannot handle as files."""
     port = free_port()
     quiet = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     place = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(port)}
@@ -78,6 +99,7 @@ def measured(words: list[str], seconds: float, home: Path) -> list[Client]:
         until(server, home / "log", partial(answers, api), "the server")
         clients = [Client(api) for _ in range(CLIENTS)]
         flow = clients[0].ask("flows/", {"name": "measured"})["id"]
+        clients[0].ask("automations/", AUTOMATION)
         end = time.monotonic() + seconds
 
         def work(client: Client) -> None:
@@ -89,7 +111,7 @@ def measured(words: list[str], seconds: float, home: Path) -> list[Client]:
             thread.start()
         for thread in threads:
             thread.join()
-        return clients
+        return clients, len(list((home / "dlq").glob("*")))
     finally:
         server.terminate()
         server.wait(60)
@@ -99,13 +121,13 @@ def main(seconds: float) -> None:
     os.environ.pop("PREFECT_API_URL", None)
     for name, words in PEERS.items():
         with tempfile.TemporaryDirectory() as folder:
-            clients = measured(words, seconds, Path(folder))
+            clients, lost = measured(words, seconds, Path(folder))
         taken = [each for client in clients for each in client.seconds]
         refused = sum(client.refused for client in clients)
         stalls = sum(each > STALL_SECONDS for each in taken)
         print(
             f"{name}: {len(taken) - refused} requests answered, {refused} refused, median {median(taken):.3f} s, "
-            f"the slowest {max(taken):.0f} s, {stalls} above {STALL_SECONDS:.0f} s",
+            f"the slowest {max(taken):.0f} s, {stalls} above {STALL_SECONDS:.0f} s, {lost} events lost",
             flush=True,
         )
 

@@ -44,14 +44,14 @@ class _Server:
 
 @pytest.fixture(scope="session")
 def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Server]:
-    """A `prefect server start` of our own, on its way."""
+    """A Prefect server as `refit serve` starts it, on its way."""
     port = free_port()
     home = tmp_path_factory.mktemp("server")
     with pytest.MonkeyPatch.context() as patch, (home / "log").open("w") as log:
         patch.setenv("PREFECT_HOME", str(home))
         patch.setenv("PREFECT_SERVER_API_HOST", "127.0.0.1")
         patch.setenv("PREFECT_SERVER_API_PORT", str(port))
-        process = subprocess.Popen([sys.executable, "-m", "prefect", "server", "start"], stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([sys.executable, "-m", "flows.server_process"], stdout=log, stderr=subprocess.STDOUT)
     yield _Server(process, f"http://127.0.0.1:{port}/api", home / "log")
     process.terminate()
     process.wait(30)
