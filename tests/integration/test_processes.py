@@ -3,6 +3,7 @@
 import operator
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,3 +113,15 @@ def test_another_process_finds_the_same_near_duplicates() -> None:
     found = near_duplicates([" ".join(f"w{(7 * row * place) % (11 + row % 5)}" for place in range(40)) for row in range(60)], 0.5)
     assert len(found) > 10
     assert done.stdout.strip() == repr(found)
+
+
+def test_who_stops_reading_gets_no_traceback(tmp_path: Path) -> None:
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "flows.cli", "versions"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with os.fdopen(writes) as out:
+        done = subprocess.run(command, cwd=tmp_path, stdout=out, stderr=subprocess.PIPE, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tasks.fit import Fit
 from tasks.params import load_params
 from tasks.paths import Workspace
 from tasks.records import TrainedModel
+from tasks.sft_config import Batch, _arguments, precisions, speed_ups
 from tasks.train import train
 from tasks.warm_start import starting_model
 from tests.conftest import REPO, edit_params
@@ -756,3 +758,28 @@ def test_an_adapter_alone_is_the_model_that_was_trained(prepared: Prepare) -> No
     edit_params(workspace, {"train.merge": True, "train.start_from": "champion"})
     with pytest.raises(InputError, match="champion v1 is an adapter"):
         run(workspace)
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype", "ampere", "wanted"),
+    [
+        ("full", "bfloat16", True, {"bf16": True, "fp16": False, "tf32": None, "weights": "float32"}),
+        ("full", "float16", True, {"bf16": False, "fp16": True, "tf32": None, "weights": "float32"}),
+        ("full", "float32", True, {"bf16": False, "fp16": False, "tf32": True, "weights": "float32"}),
+        ("lora", "float32", False, {"bf16": False, "fp16": False, "tf32": None, "weights": "float32"}),
+        ("lora", "bfloat16", True, {"bf16": True, "fp16": False, "tf32": None, "weights": "bfloat16"}),
+    ],
+)
+def test_a_training_on_cuda_uses_what_the_device_has(
+    monkeypatch: pytest.MonkeyPatch, method: str, dtype: str, ampere: bool, wanted: dict[str, Any]
+) -> None:
+    """Only what is asked for: no such device was at hand."""
+    monkeypatch.setattr("tasks.sft_config.pick_device", lambda: "cuda")
+    monkeypatch.setattr("tasks.sft_config._has_tf32", lambda: ampere)
+    monkeypatch.setattr("tasks.sft_config.find_spec", lambda name: name if name == "liger_kernel" else None)
+    section = load_params(REPO / "params.yaml").train.model_copy(update={"method": method, "dtype": dtype})
+    arguments = _arguments(section, Path("out"), Batch(4, 1))
+    assert {**{name: arguments.get(name) for name in wanted}, "weights": precisions(section)[0]} == wanted
+    assert (arguments["use_liger_kernel"], arguments["use_cpu"], arguments["dataloader_pin_memory"]) == (True, False, True)
+    told = speed_ups(SimpleNamespace(tf32=arguments["tf32"], use_liger_kernel=True), dtype)
+    assert told == ["sdpa attention", *(["tf32"] if wanted["tf32"] else []), "Liger kernels"]

@@ -2,11 +2,8 @@
 
 import argparse
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -269,17 +266,6 @@ def test_an_error_is_one_line_on_stderr(
     assert out == ""
     assert len(err.splitlines()) == 1
     assert err.startswith("refit: ")
-
-
-def test_who_stops_reading_gets_no_traceback(workspace: Workspace) -> None:
-    reads, writes = os.pipe()
-    os.close(reads)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with os.fdopen(writes) as out:
-        done = subprocess.run(
-            [sys.executable, "-m", "flows.cli", "versions"], stdout=out, stderr=subprocess.PIPE, env=environment, check=False
-        )
-    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_a_setting_is_written_before_the_run_and_told(

@@ -202,24 +202,9 @@ def test_what_is_allowed_stays_as_it_is() -> None:
     assert (verdict.messages[0]["content"], verdict.masked) == (text, ())
 
 
-def test_a_row_of_another_language_is_quarantined() -> None:
-    verdict = judge(asked("주문한 상품은 언제쯤 도착하나요? 아직 배송 문자를 받지 못했습니다."), language="en")
-    assert isinstance(verdict, Quarantined)
-    assert (verdict.reason, verdict.detail) == ("wrong_language", "the text is of language ko, wanted en (validate.language)")
-
-
-def test_the_system_message_does_not_tell_the_language() -> None:
-    english = ("system", "You are the support assistant of a shop. Be friendly, brief and to the point, whatever is asked.")
-    korean = [("user", "주문을 취소하고 싶습니다."), ("assistant", "네, 바로 취소해 드리겠습니다.")]
-    verdict = judge(said(english, *korean), language="ko")
-    assert isinstance(verdict, Quarantined)
-    assert verdict.reason == "format"
-
-
-@pytest.mark.parametrize(("change", "found"), [({"phone_regions": ("UK",)}, "'UK'"), ({"language": "xx"}, "'xx', wanted null")])
-def test_a_country_or_language_that_is_not_known_is_refused_at_once(change: dict[str, Any], found: str) -> None:
-    with pytest.raises(ParamsError, match=found):
-        judge(asked("Hi"), **change)
+def test_a_country_that_is_not_known_is_refused_at_once() -> None:
+    with pytest.raises(ParamsError, match="'UK'"):
+        judge(asked("Hi"), phone_regions=("UK",))
 
 
 def test_without_control_tokens_none_is_found() -> None:

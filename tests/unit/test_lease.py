@@ -22,7 +22,8 @@ with lease(Workspace(Path(sys.argv[1])), "refit run", None):
 """
 
 
-def test_the_next_one_waits_and_is_told_for_whom(tmp_path: Path) -> None:
+def test_the_next_one_waits_and_is_told_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.lease._LOOK_SECONDS", 0.01)
     place, told, order = Workspace(tmp_path), threading.Event(), []
     said: list[str] = []
 

@@ -3,6 +3,8 @@
 import gc
 import threading
 
+import pytest
+
 from flows.server_process import collect_beside
 
 
@@ -17,7 +19,8 @@ class Cycle:
         self.done.set()
 
 
-def test_garbage_is_freed_on_a_thread_of_its_own_until_it_is_stopped() -> None:
+def test_garbage_is_freed_on_a_thread_of_its_own_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.server_process._SECONDS", 0.01)
     freed: list[int] = []
     done, stop = threading.Event(), threading.Event()
     thread = collect_beside(stop)

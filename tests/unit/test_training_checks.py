@@ -4,7 +4,6 @@ import json
 import math
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +16,7 @@ from tasks.overrides import overridden
 from tasks.params import load_params
 from tasks.pictures import read_curve
 from tasks.reply_scores import last_reply
-from tasks.sft_config import Batch, _arguments, asks_more, attention, precisions, speed_ups
+from tasks.sft_config import Batch, asks_more, attention
 from tasks.train import _write_curves
 from tasks.training_checks import check_changed, check_losses, check_supervision, only_last_replies
 from tasks.training_section import Train
@@ -225,31 +224,6 @@ def test_flash_attention_is_taken_where_it_is_and_applies(
     monkeypatch.setattr("tasks.sft_config.pick_device", lambda: device)
     monkeypatch.setattr("tasks.sft_config.find_spec", lambda name: name if name in installed else None)
     assert attention(dtype) == quickest
-
-
-@pytest.mark.parametrize(
-    ("method", "dtype", "ampere", "wanted"),
-    [
-        ("full", "bfloat16", True, {"bf16": True, "fp16": False, "tf32": None, "weights": "float32"}),
-        ("full", "float16", True, {"bf16": False, "fp16": True, "tf32": None, "weights": "float32"}),
-        ("full", "float32", True, {"bf16": False, "fp16": False, "tf32": True, "weights": "float32"}),
-        ("lora", "float32", False, {"bf16": False, "fp16": False, "tf32": None, "weights": "float32"}),
-        ("lora", "bfloat16", True, {"bf16": True, "fp16": False, "tf32": None, "weights": "bfloat16"}),
-    ],
-)
-def test_a_training_on_cuda_uses_what_the_device_has(
-    monkeypatch: pytest.MonkeyPatch, method: str, dtype: str, ampere: bool, wanted: dict[str, Any]
-) -> None:
-    """Only what is asked for: no such device was at hand."""
-    monkeypatch.setattr("tasks.sft_config.pick_device", lambda: "cuda")
-    monkeypatch.setattr("tasks.sft_config._has_tf32", lambda: ampere)
-    monkeypatch.setattr("tasks.sft_config.find_spec", lambda name: name if name == "liger_kernel" else None)
-    section = SECTION.model_copy(update={"method": method, "dtype": dtype})
-    arguments = _arguments(section, Path("out"), Batch(4, 1))
-    assert {**{name: arguments.get(name) for name in wanted}, "weights": precisions(section)[0]} == wanted
-    assert (arguments["use_liger_kernel"], arguments["use_cpu"], arguments["dataloader_pin_memory"]) == (True, False, True)
-    told = speed_ups(SimpleNamespace(tf32=arguments["tf32"], use_liger_kernel=True), dtype)
-    assert told == ["sdpa attention", *(["tf32"] if wanted["tf32"] else []), "Liger kernels"]
 
 
 def test_the_newest_complete_checkpoint_is_taken_by_its_number(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from tasks.push import push
 from tasks.records import DriftReport
 from tasks.registry import open_registry
 from tasks.sections import Drift
+from tests.integration.test_data_profile import rows
 from tests.unit.publishing import approve, make_workspace
-from tests.unit.test_data_profile import rows
 
 MONDAY, TUESDAY = rows(60, 1), rows(60, 1) + rows(6, 2)
 SPAM = rows(60, 3, lambda draw: " ".join(draw.choices(["casino", "bonus", "jackpot", "winner", "lucky"], k=9)))

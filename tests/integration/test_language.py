@@ -2,7 +2,10 @@
 
 import pytest
 
+from tasks.conversations import Quarantined
+from tasks.errors import ParamsError
 from tasks.language import UNKNOWN, language_of, other_language
+from tests.unit.test_conversations import asked, judge, said
 
 TEXTS = {
     "en": "Where is my order? I have been waiting for two weeks now.",
@@ -39,3 +42,22 @@ def test_the_language_of_a_text_is_found(spoken: str) -> None:
 @pytest.mark.parametrize("text", ["", "4711-2210", "ok merci", "🙂🙂"])
 def test_where_nobody_can_tell_it_is_unknown(text: str) -> None:
     assert language_of(text) == UNKNOWN
+
+
+def test_a_row_of_another_language_is_quarantined() -> None:
+    verdict = judge(asked("주문한 상품은 언제쯤 도착하나요? 아직 배송 문자를 받지 못했습니다."), language="en")
+    assert isinstance(verdict, Quarantined)
+    assert (verdict.reason, verdict.detail) == ("wrong_language", "the text is of language ko, wanted en (validate.language)")
+
+
+def test_the_system_message_does_not_tell_the_language() -> None:
+    english = ("system", "You are the support assistant of a shop. Be friendly, brief and to the point, whatever is asked.")
+    korean = [("user", "주문을 취소하고 싶습니다."), ("assistant", "네, 바로 취소해 드리겠습니다.")]
+    verdict = judge(said(english, *korean), language="ko")
+    assert isinstance(verdict, Quarantined)
+    assert verdict.reason == "format"
+
+
+def test_a_language_that_is_not_known_is_refused_at_once() -> None:
+    with pytest.raises(ParamsError, match="'xx', wanted null"):
+        judge(asked("Hi"), language="xx")
