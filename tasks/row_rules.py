@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tasks import screening, text_faults
@@ -23,6 +24,7 @@ _NEXT = {
     "call": ("tool",),
     "tool": ("tool", "assistant"),
 }
+_SHOWN_KEYS, _SHOWN = 8, 40  # of the keys of a row that is in no known shape, and of their characters
 
 Rule = Callable[[Any, "Rules"], str | None]
 RuleTable = tuple[tuple[str, Rule], ...]
@@ -34,7 +36,12 @@ def _not_an_object(row: Any, rules: "Rules") -> str | None:
 
 def _missing_key(row: Any, rules: "Rules") -> str | None:
     missing = [key for key in rules.row_keys if key not in row or row[key] == ""]
-    return f"the row lacks {', '.join(missing)}" if missing else None
+    if "messages" in missing:
+        found = ", ".join(repr(key[:_SHOWN]) for key in islice(row, _SHOWN_KEYS)) or "nothing"
+        advice = f"; it has {found}, and validate.columns tells which of them hold what"
+    else:
+        advice = "; guidelines need it, `guidelines: null` is for data without" if "topic" in missing else ""
+    return f"the row lacks {', '.join(missing)}{advice}" if missing else None
 
 
 def _bad_type(row: Any, rules: "Rules") -> str | None:

@@ -45,10 +45,13 @@ def test_reasons_are_counted_with_their_first_row(workspace: Workspace, capsys: 
     assert check(workspace, str(path), str(cut), "--json") == 2
     bank, broken = json.loads(capsys.readouterr().out)["files"]
     assert (bank["rows"], bank["usable"], bank["reasons"]) == (2, 0, {"missing_key": 2})
-    assert bank["first"] == {"missing_key": f"{path}:2: the row lacks id, topic, messages"}
+    wanted = "the row lacks id, topic, messages; it has 'text', 'category', and validate.columns tells which of them hold what"
+    assert bank["first"] == {"missing_key": f"{path}:2: {wanted}"}
     assert bank["error"] is None
     assert (broken["rows"], broken["reasons"]) == (1, {"missing_key": 1})
-    assert broken["first"]["missing_key"].endswith("the row lacks topic")
+    assert broken["first"]["missing_key"].endswith(
+        "the row lacks topic; guidelines need it, `guidelines: null` is for data without"
+    )
     assert broken["error"].startswith(f"{cut}: not JSON after row 1")
 
 
