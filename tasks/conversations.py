@@ -118,7 +118,7 @@ class Rules:
             return Quarantined(line.file, line.line, "not_json", str(error), line.data)
         if broken := self._first_broken(row, RULES_BEFORE_MASKS):
             return Quarantined(line.file, line.line, *broken, line.data)
-        row["messages"], masked = screening.mask_messages(row["messages"], self.section)
+        row, masked = screening.mask_row(row, self.section)
         if broken := self._first_broken(row, self.after_masks):
             return Quarantined(line.file, line.line, *broken, line.data)
         return self._accept(row, masked, line)

@@ -152,8 +152,8 @@ def _in_texts(find: Callable[[str], str | None]) -> Rule:
     return lambda row, rules: _first_fault(row, find)
 
 
-def _screened(find: Callable[[list[Message], Screening], str | None]) -> Rule:
-    return lambda row, rules: find(row["messages"], rules.section)
+def _screened(find: Callable[[Any, Screening], str | None]) -> Rule:
+    return lambda row, rules: find(row, rules.section)
 
 
 def _control_token(row: Any, rules: "Rules") -> str | None:

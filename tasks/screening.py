@@ -1,17 +1,30 @@
 """The row rules that params.yaml switches: secrets, personal data, boiler-plate replies, language; and the masks.
 
-Each rule says in a few words what is wrong with the messages of a row, or None.
+Each rule says in a few words what is wrong with a row, or None.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from tasks import text_faults
 from tasks.chat import Message, said
 from tasks.language import check_language, other_language
 from tasks.sections import Screening
-from tasks.sensitive import NAMES, Find, Kind, check_regions, find_personal_data, find_secret, mask
+from tasks.sensitive import NAMES, Find, Kind, check_regions, find_email, find_personal_data, find_secret, mask
+
+_PARTS = ("messages", "tools", "id")
+
+
+class _Finder(NamedTuple):
+    """What is looked for in texts, and in ids, many of which are numbers that may look like one of a phone or card."""
+
+    in_text: Find
+    in_id: Find
+
+
+_SECRET = _Finder(find_secret, find_secret)
 
 
 def check_screening(section: Screening) -> None:
@@ -25,51 +38,51 @@ def check_screening(section: Screening) -> None:
         check_language(section.language)
 
 
-def mask_messages(messages: list[Message], section: Screening) -> tuple[list[Message], tuple[Kind, ...]]:
-    """The messages with what is to be masked replaced, and the kinds of it in alphabetical order."""
+def mask_row(row: Mapping[str, Any], section: Screening) -> tuple[dict[str, Any], tuple[Kind, ...]]:
+    """The row with what is to be masked replaced in messages, tools and id, and the kinds of it in alphabetical order."""
     kinds: set[Kind] = set()
-    masked = list(messages)
+    masked = dict(row)
     for find in _finds_to_mask(section):
-        for index, message in enumerate(masked):
-            masked[index], found = _masked(message, find)
+        for part in _PARTS:
+            masked[part], found = _masked(masked.get(part), find.in_id if part == "id" else find.in_text)
             kinds |= found
     return masked, tuple(sorted(kinds))
 
 
-def secret(messages: Sequence[Message], section: Screening) -> str | None:
-    return _first_find(messages, find_secret) if section.secrets == "quarantine" else None
+def secret(row: Mapping[str, Any], section: Screening) -> str | None:
+    return _first_find(row, _SECRET) if section.secrets == "quarantine" else None
 
 
-def personal_data(messages: Sequence[Message], section: Screening) -> str | None:
-    if section.personal_data != "quarantine":
-        return None
-    return _first_find(messages, partial(find_personal_data, regions=section.phone_regions))
+def personal_data(row: Mapping[str, Any], section: Screening) -> str | None:
+    return _first_find(row, _personal(section)) if section.personal_data == "quarantine" else None
 
 
-def boilerplate(messages: Sequence[Message], section: Screening) -> str | None:
-    for number, message in enumerate(messages, start=1):
+def boilerplate(row: Mapping[str, Any], section: Screening) -> str | None:
+    for number, message in enumerate(row["messages"], start=1):
         if message["role"] == "assistant" and (found := text_faults.phrase(message["content"], section.boilerplate)):
             return f"message {number} (assistant): contains {found!r} (validate.boilerplate)"
     return None
 
 
-def wrong_language(messages: Sequence[Message], section: Screening) -> str | None:
+def wrong_language(row: Mapping[str, Any], section: Screening) -> str | None:
     """Of all messages together but the system's, which is often English whatever is spoken after it."""
     if section.language is None:
         return None
-    text = "\n".join(message["content"] for message in messages if message["role"] != "system")
+    text = "\n".join(message["content"] for message in row["messages"] if message["role"] != "system")
     found = other_language(text, section.language)
     return f"the text is of language {found}, wanted {section.language} (validate.language)" if found else None
 
 
-def _first_find(messages: Sequence[Message], find: Find) -> str | None:
-    """Names the kind only: the find must not travel on. Most rows have none, which one look at all messages tells."""
-    if find("\n".join(map(said, messages))) is None:
-        return None
-    for number, message in enumerate(messages, start=1):
-        if found := find(said(message)):
-            return f"message {number} ({message['role']}): {NAMES[found.kind]}"
-    return None
+def _first_find(row: Mapping[str, Any], find: _Finder) -> str | None:
+    """Names the kind only: the find must not travel on. Most rows have none, which one look at all texts tells."""
+    messages: list[Message] = row["messages"]
+    texts = [*map(said, messages), *([json.dumps(row["tools"], ensure_ascii=False)] if row.get("tools") else [])]
+    if find.in_text("\n".join(texts)) is not None:
+        places = [*(f"message {number} ({message['role']})" for number, message in enumerate(messages, start=1)), "tools"]
+        for place, text in zip(places, texts, strict=False):
+            if found := find.in_text(text):
+                return f"{place}: {NAMES[found.kind]}"
+    return f"id: {NAMES[found.kind]}" if (found := find.in_id(row["id"])) else None
 
 
 def _masked(value: Any, find: Find) -> tuple[Any, set[Kind]]:
@@ -86,7 +99,11 @@ def _masked(value: Any, find: Find) -> tuple[Any, set[Kind]]:
     return value, kinds
 
 
-def _finds_to_mask(section: Screening) -> list[Find]:
+def _personal(section: Screening) -> _Finder:
+    return _Finder(partial(find_personal_data, regions=section.phone_regions), find_email)
+
+
+def _finds_to_mask(section: Screening) -> list[_Finder]:
     """Secrets first: the end of a URL's password looks like the beginning of an e-mail address."""
-    personal = partial(find_personal_data, regions=section.phone_regions)
-    return [find for find, handling in ((find_secret, section.secrets), (personal, section.personal_data)) if handling == "mask"]
+    handled = ((_SECRET, section.secrets), (_personal(section), section.personal_data))
+    return [find for find, handling in handled if handling == "mask"]

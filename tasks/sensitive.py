@@ -100,6 +100,12 @@ def find_secret(text: str) -> Finds | None:
     return Finds("SECRET", spans) if spans else None
 
 
+def find_email(text: str) -> Finds | None:
+    """E-mail addresses alone."""
+    spans = [match.span() for match in _EMAIL.finditer(text)] if "@" in text else []
+    return Finds("EMAIL", spans) if spans else None
+
+
 def find_personal_data(text: str, regions: tuple[str, ...]) -> Finds | None:
     """The first kind of personal data in a text: e-mail address, IBAN, card number, phone number.
 
@@ -107,8 +113,8 @@ def find_personal_data(text: str, regions: tuple[str, ...]) -> Finds | None:
         text: Of any script.
         regions: Countries whose phone numbers are recognised without + and country code.
     """
-    if "@" in text and (spans := [match.span() for match in _EMAIL.finditer(text)]):
-        return Finds("EMAIL", spans)
+    if found := find_email(text):
+        return found
     if not _MANY_DIGITS.search(text):
         return None
     if spans := list(_valid(_IBAN, text, _is_iban)):

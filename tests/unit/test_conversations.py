@@ -182,6 +182,55 @@ def test_a_masked_row_is_accepted_with_the_kinds() -> None:
     assert [message["content"] for message in verdict.messages] == ["[EMAIL], [EMAIL], [SECRET]", f"{REPLY} Ring [PHONE]."]
 
 
+CALL = {"type": "function", "function": {"name": "find_order", "arguments": {"id": "A1"}}}
+CALLING: list[dict[str, Any]] = [
+    {"role": "user", "content": "When?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL, CALL]},
+    {"role": "tool", "content": "", "name": "find_order"},
+    {"role": "tool", "content": '{"days": 5}'},
+    {"role": "assistant", "content": REPLY},
+]
+
+
+def calling(*changes: tuple[int, dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """CALLING with changed messages."""
+    row = {"id": "a", "topic": "refund-time", "messages": [dict(message) for message in CALLING], **more}
+    for number, change in changes:
+        row["messages"][number] |= change
+    return row
+
+
+OFFERED = {"type": "function", "function": {"name": "find_order", "description": f"Ask c@example.com, {SECRET}"}}
+
+
+@pytest.mark.parametrize(
+    ("row", "handling", "reason", "detail"),
+    [
+        (calling(tools=[OFFERED]), {"secrets": "allow"}, "personal_data", "tools: an e-mail address"),
+        (calling(tools=[OFFERED]), {"personal_data": "allow"}, "secret", "tools: a key, token or password"),
+        (asked("Hi") | {"id": "ann@example.com"}, {}, "personal_data", "id: an e-mail address"),
+        (asked("Hi") | {"id": SECRET}, {}, "secret", "id: a key, token or password"),
+    ],
+)
+def test_personal_data_and_secrets_are_found_beside_the_messages(
+    row: dict[str, Any], handling: dict[str, str], reason: str, detail: str
+) -> None:
+    verdict = judge(row, **handling)
+    assert isinstance(verdict, Quarantined)
+    assert (verdict.reason, verdict.detail) == (reason, detail)
+
+
+def test_a_mask_is_put_on_tools_and_the_id_too_and_a_number_is_no_phone_there() -> None:
+    masks = {"personal_data": "mask", "secrets": "mask", "max_length": 99}
+    verdict = judge(calling(tools=[OFFERED], id="ann@example.com"), **masks)
+    assert isinstance(verdict, Accepted)
+    assert verdict.tools[0]["function"]["description"] == "Ask [EMAIL], [SECRET]"
+    assert (verdict.id, verdict.masked) == ("[EMAIL]", ("EMAIL", "SECRET"))
+    numbered = judge(asked("Hi") | {"id": "+49 30 901820"})
+    assert isinstance(numbered, Accepted)
+    assert numbered.id == "+49 30 901820"
+
+
 def test_a_mask_comes_before_the_rules_of_content() -> None:
     verdict = judge(replied("[refunds | low]\nWrite within 5 days@example.com."), personal_data="mask")
     assert isinstance(verdict, Quarantined)
@@ -238,24 +287,6 @@ def test_rows_below_the_replay_folder_need_no_guidelines_and_are_marked() -> Non
     masked = RawLine(files[0], 1, line_of(free | {"messages": [*free["messages"], {"role": "user", "content": " "}]}))
     (broken,) = judge_all([masked], RULES, encode)
     assert isinstance(broken, Quarantined)
-
-
-CALL = {"type": "function", "function": {"name": "find_order", "arguments": {"id": "A1"}}}
-CALLING: list[dict[str, Any]] = [
-    {"role": "user", "content": "When?"},
-    {"role": "assistant", "content": "", "tool_calls": [CALL, CALL]},
-    {"role": "tool", "content": "", "name": "find_order"},
-    {"role": "tool", "content": '{"days": 5}'},
-    {"role": "assistant", "content": REPLY},
-]
-
-
-def calling(*changes: tuple[int, dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """CALLING with changed messages."""
-    row = {"id": "a", "topic": "refund-time", "messages": [dict(message) for message in CALLING], **more}
-    for number, change in changes:
-        row["messages"][number] |= change
-    return row
 
 
 def test_calls_of_tools_and_their_results_are_accepted_and_carried_along() -> None:
