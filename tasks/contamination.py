@@ -13,12 +13,13 @@ is the whole training text.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, groupby, islice, pairwise
+from itertools import chain, groupby, pairwise
 from math import floor
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from tasks.ngrams import count_shared, distinct, padded_windows
+from tasks.ngrams import CHUNK, chunked, count_shared, distinct, padded_windows
+from tasks.parallel import map_threads
 
 if TYPE_CHECKING:
     from tasks.ngrams import Array
@@ -28,7 +29,6 @@ NGRAM = 10
 MIN_BYTES = 30
 """Of a protected text that is looked for inside of training texts."""
 
-_CHUNK = 1024  # training texts looked up at once
 _SPARE = 8  # n-grams that a text is indexed by beyond those that may be absent: so many must be seen before it is compared
 _TRIALS = 8  # protected texts that a training text is compared with, by the number of shared indexed n-grams
 _POSTINGS = 64  # protected texts that one n-gram leads to
@@ -58,13 +58,15 @@ def contaminated(train: Iterable[str], protected: Iterable[tuple[str, str]], thr
         names.setdefault(text, name)
     short = {text: name for text, name in names.items() if text and len(_encode(text)) < MIN_BYTES}
     index = _Index([(name, text) for text, name in names.items() if len(_encode(text)) >= MIN_BYTES], threshold)
-    leaks: list[Leak] = []
-    first, stream = 0, iter(train)
-    while chunk := list(islice(stream, _CHUNK)):
-        found = index.search(chunk) | {row: (1.0, short[text]) for row, text in enumerate(chunk) if text in short}
-        leaks += [Leak(first + row, name, overlap) for row, (overlap, name) in sorted(found.items())]
-        first += len(chunk)
-    return leaks
+
+    def search(chunk: list[str]) -> dict[int, tuple[float, str]]:
+        return index.search(chunk) | {row: (1.0, short[text]) for row, text in enumerate(chunk) if text in short}
+
+    return [
+        Leak(number * CHUNK + row, name, overlap)
+        for number, found in enumerate(map_threads(search, chunked(train)))
+        for row, (overlap, name) in sorted(found.items())
+    ]
 
 
 class _Index:
@@ -84,7 +86,7 @@ class _Index:
         self.ngrams = lru_cache(maxsize=_CACHED)(lambda text: _ngram_sets([texts[text]])[0])
         frequency = _frequency(texts[:: 1 + len(texts) // _SAMPLE])
         chosen, required = [], []
-        for ngrams in chain.from_iterable(_ngram_sets(texts[at : at + _CHUNK]) for at in range(0, len(texts), _CHUNK)):
+        for ngrams in chain.from_iterable(map(_ngram_sets, chunked(texts))):
             slack = floor((1 - threshold) * len(ngrams) + 1e-9)
             rarest_first = np.argsort(frequency[_count_place(ngrams)], kind="stable")
             chosen.append(ngrams[rarest_first[: slack + _SPARE]])
@@ -162,8 +164,8 @@ def _frequency(texts: list[str]) -> "Array":
     import numpy as np
 
     counts: Array = np.zeros(1 << _COUNT_BITS, np.int64)
-    for at in range(0, len(texts), _CHUNK):
-        counts += np.bincount(_count_place(np.concatenate(_ngram_sets(texts[at : at + _CHUNK]))), minlength=len(counts))
+    for chunk in chunked(texts):
+        counts += np.bincount(_count_place(np.concatenate(_ngram_sets(chunk))), minlength=len(counts))
     return counts
 
 

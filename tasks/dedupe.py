@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, islice, pairwise
+from itertools import chain, pairwise
 from math import sqrt
 from typing import TYPE_CHECKING
 
-from tasks.ngrams import count_shared, distinct, padded_windows
+from tasks.ngrams import CHUNK, chunked, count_shared, distinct, padded_windows
 
 if TYPE_CHECKING:
     from tasks.ngrams import Array
@@ -24,7 +24,6 @@ NGRAM = 5
 _SLOTS = 128  # of a MinHash signature: its estimate of a similarity s has the standard error sqrt(s (1 - s) / 128)
 _RECALL = 0.99  # wanted of the LSH bands for a pair whose similarity is just the threshold
 _SEED = 20  # of the permutations; another one finds other borderline pairs
-_CHUNK = 1024  # rows hashed at once: 3 MB of hashes for texts of 400 characters, which a processor's cache holds
 _DEPTHS = 3  # a bucket with more rows than it has room for is split by the next band, and again by the one after that
 _ROOM = 8  # kept rows of a bucket that later rows are compared with
 _CACHED = 65_536  # n-gram sets of rows that stay: 3 kB each for texts of 400 characters
@@ -67,8 +66,7 @@ def near_duplicates(texts: Iterable[str], threshold: float) -> list[NearDuplicat
     bands, width = lsh_shape(threshold)
     rows: list[str] = []
     slots, keys = [], []
-    stream = iter(texts)
-    while chunk := list(islice(stream, _CHUNK)):
+    for chunk in chunked(texts):
         rows += chunk
         signatures = _signatures(chunk)[:, : bands * width]
         slots.append(signatures.astype(np.uint8))
@@ -179,8 +177,8 @@ def _walk(texts: list[str], buckets: "Array") -> Iterator[tuple[int, list[int], 
     import numpy as np
 
     sharing = np.flatnonzero((buckets >= 0).any(axis=1))
-    for start in range(0, len(sharing), _CHUNK):
-        block = sharing[start : start + _CHUNK].tolist()
+    for start in range(0, len(sharing), CHUNK):
+        block = sharing[start : start + CHUNK].tolist()
         for row, mine, own_set in zip(block, buckets[block].tolist(), _ngram_sets([texts[row] for row in block]), strict=True):
             yield row, [bucket for bucket in mine if bucket >= 0], own_set
 

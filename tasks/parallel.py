@@ -1,17 +1,20 @@
-"""One function over many items on every core, in order."""
+"""One function over many items on every core, in order: in processes, or in threads where NumPy does the work."""
 
 import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.process import on_parent_death
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_AHEAD = 3  # items under way for each process: enough that none waits, few enough that memory stays flat
+_AHEAD = 3  # items under way for each worker: enough that none waits, few enough that memory stays flat
 
 
 def map_ordered(
@@ -31,16 +34,35 @@ def map_ordered(
     if count == 1:
         yield from map(make(), items)
         return
-    from concurrent.futures import Future, ProcessPoolExecutor
+    from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
     # Not fork: the libraries' threads and locks would be copied in whatever state they are.
-    pool = ProcessPoolExecutor(count, get_context("spawn"), _set_up, (make,))
+    yield from _in_order(ProcessPoolExecutor(count, get_context("spawn"), _set_up, (make,)), _call, items, count)
+
+
+def map_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`function(item)` for each item, in their order; for what spends its time where Python's lock is free, as in NumPy.
+
+    Args:
+        function: May be called by several threads at once.
+        items: Read no further ahead than the threads need.
+
+    Raises:
+        Whatever the function raises, in its place in the order.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    count = len(os.sched_getaffinity(0))
+    yield from _in_order(ThreadPoolExecutor(count), function, items, count)
+
+
+def _in_order(pool: "Executor", function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     try:
-        ahead: deque[Future[Any]] = deque()
+        ahead: deque[Future[Result]] = deque()
         for item in items:
-            ahead.append(pool.submit(_call, item))
-            if len(ahead) >= _AHEAD * count:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) >= _AHEAD * workers:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

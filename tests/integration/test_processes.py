@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import IO
 import pytest
 
 from tasks.dedupe import near_duplicates
-from tasks.parallel import map_ordered
+from tasks.parallel import map_ordered, map_threads
 
 ROOT = Path(__file__).parents[2]
 DEATH_SECONDS = 20  # on a busy machine; it takes milliseconds
@@ -103,6 +104,28 @@ def test_an_error_of_making_the_function_is_itself_and_other_processes_work() ->
 
 def _process(item: int) -> int:
     return os.getpid()
+
+
+def test_threads_work_at_once_and_answer_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
+    both, read = threading.Barrier(2, timeout=60), []
+
+    def items() -> Iterator[int]:
+        for number in range(20):
+            read.append(number)
+            yield number
+
+    def meet(number: int) -> tuple[int, int]:
+        """The first ones pass only while another thread is at it."""
+        if number < 10:
+            both.wait()
+        return 1 // (number - 11), number
+
+    results = map_threads(meet, items())
+    assert [number for _, number in (next(results) for _ in range(11))] == list(range(11))
+    assert len(read) < 20
+    with pytest.raises(ZeroDivisionError):
+        next(results)
 
 
 def test_another_process_finds_the_same_near_duplicates() -> None:

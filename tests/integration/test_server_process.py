@@ -1,11 +1,15 @@
-"""Transactions of Prefect's server on SQLite."""
+"""Prefect's server as it suits SQLite: transactions wait for their turn, garbage is collected beside its event loop."""
 
 import asyncio
+import gc
+import threading
 from pathlib import Path
 
 import pytest
 import sqlalchemy
 from sqlalchemy.exc import OperationalError
+
+from flows.server_process import collect_beside, take_turns
 
 AT_ONCE = 8
 
@@ -38,10 +42,35 @@ def test_a_transaction_that_reads_and_then_writes_waits_for_its_turn(tmp_path: P
     """As Prefect begins it, it is refused at once if another one wrote in between."""
     from prefect.server.database.configurations import AioSqliteConfiguration
 
-    from flows.server_process import take_turns
-
     monkeypatch.setattr(AioSqliteConfiguration, "begin_transaction", AioSqliteConfiguration.begin_transaction)  # back at the end
     with pytest.raises(OperationalError, match="database is locked"):
         asyncio.run(raise_by_one(tmp_path / "prefect.db"))
     take_turns()
     assert asyncio.run(raise_by_one(tmp_path / "refit.db")) == AT_ONCE
+
+
+class Cycle:
+    """Tells which thread frees it."""
+
+    def __init__(self, freed: list[int], done: threading.Event) -> None:
+        self.me, self.freed, self.done = self, freed, done
+
+    def __del__(self) -> None:
+        self.freed.append(threading.get_ident())
+        self.done.set()
+
+
+def test_garbage_is_freed_on_a_thread_of_its_own_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.server_process._SECONDS", 0.01)
+    freed: list[int] = []
+    done, stop = threading.Event(), threading.Event()
+    thread = collect_beside(stop)
+    try:
+        Cycle(freed, done)
+        assert not gc.isenabled()
+        assert done.wait(60)
+        assert freed == [thread.ident]
+    finally:
+        stop.set()
+        thread.join()
+    assert gc.isenabled()

@@ -452,19 +452,6 @@ def test_clean_removes_what_the_stages_make(pipeline: dict[str, dict[str, Any]])
 # (c) What loads when.
 
 
-def test_tasks_and_the_command_line_import_nothing_heavy() -> None:
-    """In a process of its own; what a function imports does not count, what a library drags in does."""
-    assert (ROOT / "flows" / "cli.py").is_file(), "flows/cli.py is the console script"
-    modules = [*(set(module_paths("tasks")) - {SUBCLASSES}), "flows.cli"]
-    assert len(modules) > 20
-    program = f"import importlib, sys\nfor m in {modules}: importlib.import_module(m)\nprint(*sorted(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    loaded = set(done.stdout.split())
-    assert set(modules) <= loaded
-    assert not (loaded & (HEAVY | {"prefect"})), "import it inside the function that uses it"
-
-
 def test_the_one_module_of_subclasses_is_imported_inside_functions_only() -> None:
     for module, path in (module_paths("tasks") | module_paths("flows")).items():
         assert SUBCLASSES not in imported(outside_functions(syntax(path))), f"{module}: import {SUBCLASSES} where it trains"
