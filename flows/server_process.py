@@ -48,7 +48,7 @@ def take_turns() -> None:
 
     begin = AioSqliteConfiguration.begin_transaction
 
-    def begin_immediate(self: Any, session: Any, with_for_update: bool = True) -> AbstractAsyncContextManager[Any]:
+    def begin_immediate(self: Any, session: Any, with_for_update: bool = False) -> AbstractAsyncContextManager[Any]:
         return begin(self, session, with_for_update=True)
 
     AioSqliteConfiguration.begin_transaction = begin_immediate  # type: ignore[method-assign,assignment]

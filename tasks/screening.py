@@ -41,12 +41,17 @@ def check_screening(section: Screening) -> None:
 def mask_row(row: Mapping[str, Any], section: Screening) -> tuple[dict[str, Any], tuple[Kind, ...]]:
     """The row with what is to be masked replaced in messages, tools and id, and the kinds of it in alphabetical order."""
     kinds: set[Kind] = set()
-    masked = dict(row)
+    row = dict(row)
     for find in _finds_to_mask(section):
         for part in _PARTS:
-            masked[part], found = _masked(masked.get(part), find.in_id if part == "id" else find.in_text)
+            row[part], found = _masked(row.get(part), find.in_id if part == "id" else find.in_text)
             kinds |= found
-    return masked, tuple(sorted(kinds))
+    return row, tuple(sorted(kinds))
+
+
+def masked(text: str) -> str:
+    """What may be shown of a text, whatever the parameters allow in the data."""
+    return mask(mask(text, find_secret)[0], partial(find_personal_data, regions=()))[0]
 
 
 def secret(row: Mapping[str, Any], section: Screening) -> str | None:

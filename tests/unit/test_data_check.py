@@ -55,6 +55,17 @@ def test_reasons_are_counted_with_their_first_row(workspace: Workspace, capsys: 
     assert broken["error"].startswith(f"{cut}: not JSON after row 1")
 
 
+def test_a_table_without_its_header_does_not_give_away_its_first_row(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = workspace.root / "bare.csv"
+    path.write_text("ann@example.com,Where is it?\nbob@example.com,When?\n")
+    assert check(workspace, str(path)) == 2
+    out = capsys.readouterr().out
+    assert "it has '[EMAIL]', 'Where is it?'" in out
+    assert "ann" not in out
+
+
 def test_general_conversations_need_no_topic_whatever_way_they_are_named(workspace: Workspace) -> None:
     path = workspace.data / "raw" / "replay" / "general.jsonl"
     path.parent.mkdir()
