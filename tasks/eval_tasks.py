@@ -66,11 +66,15 @@ class LoadedTask:
         return [metric_name(name, answers.name) for answers in self.task._filters for name in means]
 
     def text(self, doc: Any) -> str:
-        """Prompt and right answer."""
-        target = self.task.doc_to_target(doc)
+        """Prompt and right answer, the first one of several."""
+        prompt, target = self.task.doc_to_text(doc), self.task.doc_to_target(doc)
+        if isinstance(target, list) and target:
+            target = target[0]
         if isinstance(target, int) and self._is_choice:
             target = self.task.doc_to_choice(doc)[target]
-        return f"{self.task.doc_to_text(doc)} {target}"
+        if getattr(self.task, "multiple_input", 0):  # the choices are what stands before the target, as in Winogrande
+            prompt = self.task.doc_to_choice(doc)[prompt]
+        return f"{prompt} {target}"
 
     def faults(self) -> list[str]:
         """What is wrong with the task or with single items of it."""

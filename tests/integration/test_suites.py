@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tasks.errors import DataError, ParamsError
-from tasks.eval_tasks import load_tasks
+from tasks.eval_tasks import load_tasks, protected_texts
 from tasks.evaluation_records import EvalReport, SuitesReport
 from tasks.paths import Workspace
 from tasks.suites import suites
@@ -114,6 +114,18 @@ def test_the_record_tells_items_and_metrics_and_the_texts_are_kept(tmp_path: Pat
     texts = pd.read_parquet(tmp_path / "suites" / "items.parquet")
     assert texts["item"].tolist() == [f"good i{number}" for number in range(5)], "also those that are not scored"
     assert texts["text"][3] == "3 plus 1 is b"
+
+
+def test_the_text_of_an_item_has_its_right_choice_wherever_the_task_puts_that(tmp_path: Path) -> None:
+    """Before the rest of the sentence, as in Winogrande; as one of several right answers."""
+    sentence = {"id": "w", "choices": ["The pot holds less than the can", "The pot holds less than the lid"], "answer": 1}
+    before = {"doc_to_text": "{{answer}}", "doc_to_target": "because it is wide", "target_delimiter": " "}
+    write_task(tmp_path, "before", [sentence], **before)
+    write_task(
+        tmp_path, "several", [item(1, answers=["b", "bee"])], **GENERATE | {"doc_to_target": "{{answers}}", "doc_to_choice": None}
+    )
+    texts = dict(protected_texts(load_tasks(section(["before", "several"]), tmp_path)))
+    assert texts == {"before w": "the pot holds less than the lid because it is wide", "several i1": "1 plus 1 is b"}
 
 
 def test_a_scorer_without_its_file_is_refused_before_any_suite(tmp_path: Path) -> None:
