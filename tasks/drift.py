@@ -40,7 +40,8 @@ def drift(section: Drift, registry: Registry, workspace: Workspace) -> DriftRepo
     if section.severity == "critical" and any(feature.drifted for feature in features):
         raise DataError(
             f"{report.summary()}\nmend the data; or, if they are as they should be, raise drift.max_distance or set "
-            "drift.severity=warning for this run: what it publishes is what the next ones are compared with"
+            "drift.severity=warning for this run: what it publishes is what the next ones are compared with. Data of another "
+            "model need another push.name and push.path (or push.repo_id)"
         )
     return report.write(workspace.record("drift"))
 
