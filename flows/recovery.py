@@ -41,8 +41,8 @@ def ensure_automations(client: SyncPrefectClient, name: str, deployments: Sequen
     """Have the server mark the runs of these deployments as crashed once they give no sign of life, and tell `blocks` of those
     that do not start again: the others have a message of their own when they end.
 
-    Prefect's triggers miss the last event of many a run (PrefectHQ/prefect issue 21932). So the message waits until a run was
-    really marked, which the server refuses for one that has ended, or until `report_crash` tells of it.
+    On SQLite a server other than `refit serve`'s loses the last event of many a run (PrefectHQ/prefect issue 21932). So the
+    message waits until a run was really marked, which is refused for one that has ended, or until `report_crash` tells of it.
     """
     marks = _ensure(client, _mark(name, deployments))
     tells = _tell(name, marks, deployments, _block_ids(client, blocks))

@@ -18,8 +18,8 @@ from math import floor
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from tasks.ngrams import CHUNK, chunked, count_shared, distinct, padded_windows
-from tasks.parallel import map_threads
+from tasks.ngrams import CHUNK, count_shared, distinct, padded_windows
+from tasks.parallel import batched, map_threads
 
 if TYPE_CHECKING:
     from tasks.ngrams import Array
@@ -64,7 +64,7 @@ def contaminated(train: Iterable[str], protected: Iterable[tuple[str, str]], thr
 
     return [
         Leak(number * CHUNK + row, name, overlap)
-        for number, found in enumerate(map_threads(search, chunked(train)))
+        for number, found in enumerate(map_threads(search, batched(train, CHUNK)))
         for row, (overlap, name) in sorted(found.items())
     ]
 
@@ -86,7 +86,7 @@ class _Index:
         self.ngrams = lru_cache(maxsize=_CACHED)(lambda text: _ngram_sets([texts[text]])[0])
         frequency = _frequency(texts[:: 1 + len(texts) // _SAMPLE])
         chosen, required = [], []
-        for ngrams in chain.from_iterable(map(_ngram_sets, chunked(texts))):
+        for ngrams in chain.from_iterable(map(_ngram_sets, batched(texts, CHUNK))):
             slack = floor((1 - threshold) * len(ngrams) + 1e-9)
             rarest_first = np.argsort(frequency[_count_place(ngrams)], kind="stable")
             chosen.append(ngrams[rarest_first[: slack + _SPARE]])
@@ -164,7 +164,7 @@ def _frequency(texts: list[str]) -> "Array":
     import numpy as np
 
     counts: Array = np.zeros(1 << _COUNT_BITS, np.int64)
-    for chunk in chunked(texts):
+    for chunk in batched(texts, CHUNK):
         counts += np.bincount(_count_place(np.concatenate(_ngram_sets(chunk))), minlength=len(counts))
     return counts
 

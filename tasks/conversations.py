@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import islice
 from typing import Any
 
 from tasks import screening
@@ -20,6 +19,7 @@ from tasks.chat import Message, Tokens, Tools
 from tasks.formats import as_conversation
 from tasks.guidelines import Policy, Rulebook
 from tasks.normalisation import Identity, identify
+from tasks.parallel import batched
 from tasks.readers import RawLine
 from tasks.row_rules import GUIDELINE_RULES, RULES_AFTER_MASKS, RULES_BEFORE_MASKS, RuleTable, parsed
 from tasks.sections import Validate
@@ -158,8 +158,7 @@ class Rules:
 
 def judge_all(lines: Iterable[RawLine], rules: Rules, encode: Encode | None) -> Iterator[Accepted | Quarantined]:
     """One verdict for each line, in order; only rows that broke no other rule are tokenised, none without an encoder."""
-    stream = iter(lines)
-    while batch := list(islice(stream, TOKEN_BATCH)):
+    for batch in batched(lines, TOKEN_BATCH):
         verdicts = [rules.of(line.file).judge(line) for line in batch]
         if encode is None:
             yield from verdicts

@@ -13,7 +13,8 @@ from itertools import chain, pairwise
 from math import sqrt
 from typing import TYPE_CHECKING
 
-from tasks.ngrams import CHUNK, chunked, count_shared, distinct, padded_windows
+from tasks.ngrams import CHUNK, count_shared, distinct, padded_windows
+from tasks.parallel import batched
 
 if TYPE_CHECKING:
     from tasks.ngrams import Array
@@ -66,7 +67,7 @@ def near_duplicates(texts: Iterable[str], threshold: float) -> list[NearDuplicat
     bands, width = lsh_shape(threshold)
     rows: list[str] = []
     slots, keys = [], []
-    for chunk in chunked(texts):
+    for chunk in batched(texts, CHUNK):
         rows += chunk
         signatures = _signatures(chunk)[:, : bands * width]
         slots.append(signatures.astype(np.uint8))

@@ -1,7 +1,5 @@
 """Hashed n-grams of many texts at once, the same in each process."""
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -12,13 +10,6 @@ if TYPE_CHECKING:
 
 CHUNK = 1024
 """Texts hashed at once: 3 MB of hashes for texts of 400 characters, which a processor's cache holds."""
-
-
-def chunked(texts: Iterable[str]) -> Iterator[list[str]]:
-    """`CHUNK` texts at a time."""
-    stream = iter(texts)
-    while chunk := list(islice(stream, CHUNK)):
-        yield chunk
 
 
 def hash_windows(units: "Array", length: int) -> "Array":

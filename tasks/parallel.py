@@ -5,6 +5,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.process import on_parent_death
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _AHEAD = 3  # items under way for each worker: enough that none waits, few enough that memory stays flat
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """`size` items at a time, fewer at the end: itertools.batched of Python 3.12, in lists."""
+    stream = iter(items)
+    while batch := list(islice(stream, size)):
+        yield batch
 
 
 def map_ordered(

@@ -37,7 +37,7 @@ def _not_an_object(row: Any, rules: "Rules") -> str | None:
 def _missing_key(row: Any, rules: "Rules") -> str | None:
     missing = [key for key in rules.row_keys if key not in row or row[key] == ""]
     if "messages" in missing:
-        found = ", ".join(repr(screening.masked(key)[:_SHOWN]) for key in islice(row, _SHOWN_KEYS)) or "nothing"
+        found = ", ".join(repr(screening.shown(key)[:_SHOWN]) for key in islice(row, _SHOWN_KEYS)) or "nothing"
         advice = f"; it has {found}, and validate.columns tells which of them hold what"
     else:
         advice = "; guidelines need it, `guidelines: null` is for data without" if "topic" in missing else ""

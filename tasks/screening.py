@@ -49,7 +49,7 @@ def mask_row(row: Mapping[str, Any], section: Screening) -> tuple[dict[str, Any]
     return row, tuple(sorted(kinds))
 
 
-def masked(text: str) -> str:
+def shown(text: str) -> str:
     """What may be shown of a text, whatever the parameters allow in the data."""
     return mask(mask(text, find_secret)[0], partial(find_personal_data, regions=()))[0]
 

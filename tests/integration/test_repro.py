@@ -163,13 +163,15 @@ def test_a_leader_that_ends_well_leaves_no_survivor_either(workspace: Workspace,
     assert_all_dead(pipe)
 
 
-# The leader ignores SIGTERM, as DVC does; a stage takes it as it comes, or holds out.
-@pytest.mark.parametrize("stage", ["env --default-signal=TERM", ""], ids=["dies of SIGTERM", "ignores SIGTERM"])
-def test_the_group_is_killed_when_the_log_fails(
-    workspace: Workspace, pipe: int, monkeypatch: pytest.MonkeyPatch, stage: str
-) -> None:
-    monkeypatch.setattr(repro, "_GRACE_SECONDS", DEATH_SECONDS if stage else 0.05)
+@pytest.fixture(params=["env --default-signal=TERM", ""], ids=["dies of SIGTERM", "ignores SIGTERM"])
+def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a stage's command begins with: its leader ignores SIGTERM, as DVC does, and it takes it as it comes, or holds out."""
+    found: str = request.param
+    monkeypatch.setattr(repro, "_GRACE_SECONDS", DEATH_SECONDS if found else 0.05)
+    return found
 
+
+def test_the_group_is_killed_when_the_log_fails(workspace: Workspace, pipe: int, stage: str) -> None:
     def log(line: str) -> None:
         raise RuntimeError(f"no server for {line!r}")
 
@@ -184,12 +186,7 @@ def test_the_group_is_killed_when_the_log_fails(
     assert_all_dead(pipe)
 
 
-# The leader ignores SIGTERM, as DVC does; a stage takes it as it comes, or holds out.
-@pytest.mark.parametrize("stage", ["env --default-signal=TERM", ""], ids=["dies of SIGTERM", "ignores SIGTERM"])
-def test_what_takes_too_long_is_ended_with_its_whole_group(
-    workspace: Workspace, pipe: int, monkeypatch: pytest.MonkeyPatch, stage: str
-) -> None:
-    monkeypatch.setattr(repro, "_GRACE_SECONDS", DEATH_SECONDS if stage else 0.05)
+def test_what_takes_too_long_is_ended_with_its_whole_group(workspace: Workspace, pipe: int, stage: str) -> None:
     script = f"exec 3>pipe; {stage} sh -c 'tail -f /dev/null & tail -f /dev/null'; :"
     with pytest.raises(StageTimeoutError, match=r"^evaluate@base: took longer than 3e-05 hours .* raise timeouts.evaluate "):
         run_child(workspace, "evaluate@base", ["/bin/sh", "-c", script], print, 0.108)
