@@ -87,6 +87,10 @@ def test_a_run_of_a_lost_worker_is_seen_dead_and_finished_by_another(
     from flows.server import server
 
     told, messages = {"notify.blocks": ["custom-webhook/listener"]}, list[dict[str, str]]()
+
+    def told_of(run: UUID) -> list[str]:
+        return [message["told"] for message in messages if f"/{run}" in message["told"]]
+
     workspace = make_workspace(**told, **{"train.max_steps": 200, "train.eval_steps": 10})
     execute(workspace, os.environ, "dvc", "repro", "validate")  # so that the watch knows the data, and starts no run for them
     with Postgres() as database, ExitStack() as stack:
@@ -120,15 +124,20 @@ def test_a_run_of_a_lost_worker_is_seen_dead_and_finished_by_another(
             assert DEAD_SECONDS - HEARTBEAT_SECONDS <= silence <= DEAD_SECONDS + LATE_SECONDS
             other.until(lambda: client.read_flow_run(run).run_count == 2, "the second start")
             other.until(lambda: client.read_flow_run(run).state_type in TERMINAL_STATES, "the end of the run")
+            other.until(lambda: told_of(run), "the message of the end, which is sent after it")
             planned = "select count(*) from flow_run where state_type = 'SCHEDULED' and auto_scheduled and deployment_id = '%s'"
             other.until(lambda: int(database.ask(planned % deployment)), "the clock's runs")
         last: Any = client.read_flow_run(run)
         assert (last.state_type, last.state.name, last.run_count) == ("COMPLETED", "Published", 2), logged(client, run)
         assert "resumed from checkpoint-" in logged(client, run)
         assert len(crashes(client, run)) == 1
-        told_of_it = [message["told"] for message in messages if f"/{run}" in message["told"]]
-        assert len(told_of_it) == 1, "of its end, and none of the crash after which it went on"
-        assert told_of_it[0].startswith("quillmere-support: Published")
+        assert len(told_of(run)) == 1, "of its end, and none of the crash after which it went on"
+        assert told_of(run)[0].startswith("quillmere-support: Published")
+        told_of_crashes = [message["told"] for message in messages if ": Crashed " in message["told"]]
+        crashed = {found.name for found in client.read_flow_runs() if crashes(client, found.id)}
+        names = [text.split()[2].rstrip(":") for text in told_of_crashes]
+        assert len(names) == len(set(names)), "one message each"
+        assert set(names) <= crashed - {last.name}, "and no other"
 
 
 def crashes(client: Any, run: UUID) -> list[Any]:
