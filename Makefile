@@ -26,6 +26,8 @@ $(INSTALLED): pyproject.toml deployments/constraints.txt
 run: install ## Retrain once: validate, prepare, train, evaluate, gate, publish
 	$(BIN)/refit run
 
+# Thousands of small files: in memory, where the system has such a folder.
+test-unit: export PYTEST_DEBUG_TEMPROOT := $(wildcard /dev/shm)
 # Each of the last three keeps to one core.
 test: install ## Run the tests: unit, then integration, fault and e2e side by side, but for the slow ones
 	$(MAKE) test-unit

@@ -1,6 +1,7 @@
 """A workspace whose gate passed a small fake model, for the tests of publishing."""
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 from tasks.data_profile import Profile
@@ -25,6 +26,11 @@ ENVIRONMENT = Environment(
 )
 
 
+@cache
+def default_params() -> Params:
+    return load_params(PARAMS)
+
+
 def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -43,7 +49,7 @@ def make_workspace(root: Path) -> tuple[Workspace, Params]:
     root.mkdir(parents=True, exist_ok=True)
     (root / "params.yaml").write_bytes(PARAMS.read_bytes())
     (root / "dvc.yaml").write_text("stages: {}\n")
-    return Workspace(root), load_params(root / "params.yaml")
+    return Workspace(root), default_params()
 
 
 def approve(
@@ -61,7 +67,7 @@ def approve(
     base = {"config.json": sha("base")}
     files = {"train.parquet": sha("train"), "test.parquet": sha("test")}
     split = SplitStatistics(rows=378, messages=1306, tokens=40664, supervised_tokens=19452, max_tokens=232)
-    BaseModelRecord(source=load_params(PARAMS).base.named, digest=sha256_json(base), files=base, n_parameters=134_515_008).write(
+    BaseModelRecord(source=default_params().base.named, digest=sha256_json(base), files=base, n_parameters=134_515_008).write(
         workspace.record("base")
     )
     ValidationReport(

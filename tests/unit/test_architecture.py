@@ -308,10 +308,15 @@ def expand(name: str, entry: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return stages
 
 
+@cache
+def parameters() -> Any:
+    return parse_yaml((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+
 def parameter(key: str) -> str:
     """A value of params.yaml, which DVC puts in place of `${section.name}`."""
     section, _, name = key.partition(".")
-    return str(parse_yaml((ROOT / "params.yaml").read_text(encoding="utf-8"))[section][name])
+    return str(parameters()[section][name])
 
 
 @pytest.fixture(scope="module")
@@ -379,9 +384,8 @@ def test_a_stage_declares_the_parameters_that_it_reads(pipeline: dict[str, dict[
     assert all(isinstance(entry, str) for entry in entries), "only params.yaml holds parameters"
     declared = {entry.partition(".")[0] for entry in entries}
     assert declared == read, f"dvc.yaml: params of {name}"
-    tree = parse_yaml((ROOT / "params.yaml").read_text())
     for entry in entries:
-        node = tree
+        node = parameters()
         for key in entry.split("."):
             assert key in node, f"dvc.yaml: params of {name}: {entry} is not in params.yaml"
             node = node[key]

@@ -10,7 +10,6 @@ import pytest
 from tasks.evaluation_records import EvalReport, GateDecision
 from tasks.files import parse_yaml
 from tasks.model_card import CardFacts, model_card
-from tasks.params import load_params
 from tasks.records import BaseModelRecord, PreparedDataset, TrainedModel, ValidationReport
 from tasks.sections import HubBase
 from tests.unit.publishing import approve, make_workspace
@@ -20,9 +19,8 @@ NASTY = "a|b `c` ``d`` <script>alert(1)</script>\n# heading\n---\n```\n[x](javas
 
 @pytest.fixture
 def facts(tmp_path: Path) -> CardFacts:
-    workspace, _ = make_workspace(tmp_path)
+    workspace, params = make_workspace(tmp_path)
     approve(workspace, b"one", None)
-    params = load_params(workspace.params)
     return CardFacts(
         name=params.push.name,
         repo_id=None,

@@ -13,6 +13,7 @@ from tasks.params import load_params, parse_params, read_yaml
 from tasks.sections import FolderBase, HubBase, WheelBase
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
+SHIPPED_TREE = read_yaml(SHIPPED)
 SHA256 = "0" * 64
 COMMIT = "a" * 40
 
@@ -20,7 +21,7 @@ COMMIT = "a" * 40
 @pytest.fixture
 def tree() -> dict[str, Any]:
     """The shipped values, to be spoilt."""
-    return read_yaml(SHIPPED)
+    return copy.deepcopy(SHIPPED_TREE)
 
 
 @pytest.fixture
