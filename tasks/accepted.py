@@ -64,9 +64,11 @@ def to_table(rows: Sequence[Accepted]) -> "pa.Table":
         "messages": [_stored(row.messages) for row in rows],
         "tools": [json.dumps(row.tools, ensure_ascii=False) if row.tools else "" for row in rows],
     }
-    names = schema().names
-    columns = {name: derived[name] if name in derived else [getattr(row, name) for row in rows] for name in names}
-    return pa.table(columns, schema=schema())
+    columns = [
+        pa.array(derived[field.name] if field.name in derived else [getattr(row, field.name) for row in rows], field.type)
+        for field in schema()
+    ]
+    return pa.Table.from_arrays(columns, schema=schema())
 
 
 def _stored(messages: list[Message]) -> list[Any]:

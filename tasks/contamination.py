@@ -12,14 +12,14 @@ is the whole training text.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain, groupby, pairwise
+from functools import lru_cache, partial
+from itertools import groupby, pairwise
 from math import floor
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from tasks.ngrams import CHUNK, count_shared, distinct, padded_windows
-from tasks.parallel import batched, map_threads
+from tasks.parallel import batched, map_ordered, map_threads
 
 if TYPE_CHECKING:
     from tasks.ngrams import Array
@@ -32,7 +32,8 @@ MIN_BYTES = 30
 _SPARE = 8  # n-grams that a text is indexed by beyond those that may be absent: so many must be seen before it is compared
 _TRIALS = 8  # protected texts that a training text is compared with, by the number of shared indexed n-grams
 _POSTINGS = 64  # protected texts that one n-gram leads to
-_FILTER_BITS = 24  # of a table that tells at once that an n-gram is not indexed
+_FILTER_SPARE = 4  # bits by which the filter is larger than the number of keys: one in 16 to 32 of all other n-grams passes
+_CELL_BITS = 10  # of a protected text's number, by which pairs are counted roughly
 _COUNT_BITS = 20  # of a table of how frequent n-grams are, which need not be exact
 _SAMPLE = 16_384  # protected texts in which n-grams are counted, to tell rare ones
 _CACHED = 65_536  # sets of n-grams of protected texts that were compared: 3 kB each for texts of 400 characters
@@ -47,17 +48,22 @@ class Leak:
     overlap: float
 
 
-def contaminated(train: Iterable[str], protected: Iterable[tuple[str, str]], threshold: float) -> list[Leak]:
+def contaminated(
+    train: Iterable[str], protected: Iterable[tuple[str, str]], threshold: float, processes: int | None = 1
+) -> list[Leak]:
     """Training rows that hold at least `threshold`, in (0, 1], of a protected (name, text); each once, with the largest overlap.
 
     Work is bounded for any data, by what only protected texts that are alike can notice: an n-gram leads to the first 64 texts
     that are indexed by it, and a row is compared with the 8 likeliest texts.
+
+    `processes`, as in `tasks.parallel.map_ordered`, index the protected texts; threads look for them in the others, since the
+    index is too large to be copied.
     """
     names: dict[str, str] = {}
     for name, text in protected:
         names.setdefault(text, name)
     short = {text: name for text, name in names.items() if text and len(_encode(text)) < MIN_BYTES}
-    index = _Index([(name, text) for text, name in names.items() if len(_encode(text)) >= MIN_BYTES], threshold)
+    index = _Index([(name, text) for text, name in names.items() if len(_encode(text)) >= MIN_BYTES], threshold, processes)
 
     def search(chunk: list[str]) -> dict[int, tuple[float, str]]:
         return index.search(chunk) | {row: (1.0, short[text]) for row, text in enumerate(chunk) if text in short}
@@ -77,24 +83,19 @@ class _Index:
     that are the rarest in a sample of the texts.
     """
 
-    def __init__(self, protected: list[tuple[str, str]], threshold: float) -> None:
+    def __init__(self, protected: list[tuple[str, str]], threshold: float, processes: int | None) -> None:
         import numpy as np
 
         self.names = [name for name, _ in protected]
         self.threshold = threshold
         texts = [text for _, text in protected]
         self.ngrams = lru_cache(maxsize=_CACHED)(lambda text: _ngram_sets([texts[text]])[0])
-        frequency = _frequency(texts[:: 1 + len(texts) // _SAMPLE])
-        chosen, required = [], []
-        for ngrams in chain.from_iterable(map(_ngram_sets, batched(texts, CHUNK))):
-            slack = floor((1 - threshold) * len(ngrams) + 1e-9)
-            rarest_first = np.argsort(frequency[_count_place(ngrams)], kind="stable")
-            chosen.append(ngrams[rarest_first[: slack + _SPARE]])
-            required.append(max(len(chosen[-1]) - slack, 1))
-        self.keys, self.starts, self.texts = _postings(chosen)
-        self.required = np.array(required, np.int64)
-        self.filter: Array = np.zeros(1 << _FILTER_BITS, bool)
-        self.filter[_filter_place(self.keys)] = True
+        choose = partial(_choose, _frequency(texts[:: 1 + len(texts) // _SAMPLE]), threshold)
+        parts = list(map_ordered(partial(partial, choose), batched(texts, CHUNK), processes)) or [choose([])]
+        chosen, sizes, self.required = map(np.concatenate, zip(*parts, strict=True))
+        keys, self.starts, self.counts, self.texts = _postings(chosen, sizes)
+        self.lookup = _Lookup(keys)
+        self.least = int(self.required.min(initial=_SPARE))
 
     def search(self, chunk: list[str]) -> dict[int, tuple[float, str]]:
         """Overlap and name for each row of the chunk that holds a protected text."""
@@ -113,9 +114,13 @@ class _Index:
         import numpy as np
 
         rows, keys = self._seen(hashes, offsets)
-        counts = np.diff(self.starts)[keys]
+        counts = self.counts[keys]
         texts = self.texts[np.repeat(self.starts[keys], counts) + _ranks(counts)]
-        pairs, shared = np.unique(np.repeat(rows, counts) << 32 | texts, return_counts=True)
+        rows = np.repeat(rows, counts)
+        # Most pairs share less than any text requires: their few bits tell, without the time that it takes to sort them all.
+        cells = rows << _CELL_BITS | texts & (1 << _CELL_BITS) - 1
+        likely = np.flatnonzero(np.bincount(cells)[cells] >= self.least)
+        pairs, shared = np.unique(rows[likely] << 32 | texts[likely], return_counts=True)
         rows, texts = pairs >> 32, pairs & 0xFFFFFFFF
         enough = np.flatnonzero(shared >= self.required[texts])
         likeliest_first = enough[np.lexsort((texts[enough], -shared[enough], rows[enough]))]
@@ -128,22 +133,56 @@ class _Index:
         """Rows, and places in `keys` of the indexed n-grams in them. A repeated one counts again: it only adds candidates."""
         import numpy as np
 
-        places = np.flatnonzero(self.filter[_filter_place(hashes)])
-        if not len(self.keys) or not len(places):
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        places = places[np.argsort(hashes[places])]  # in order, a binary search finds its neighbours in the cache
-        keys = np.searchsorted(self.keys, hashes[places]).clip(max=len(self.keys) - 1)
-        known = self.keys[keys] == hashes[places]
-        rows = np.searchsorted(offsets, places[known], side="right") - 1
-        return rows, keys[known]
+        places, keys = self.lookup.find(hashes)
+        rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        return rows[places], keys
 
 
-def _filter_place(hashes: "Array") -> "Array":
-    """A number of _FILTER_BITS for each hash; a table of that size fits a processor's cache, which a binary search leaves."""
-    import numpy as np
+class _Lookup:
+    """Where hashes stand among sorted ones: by their first bits, since a binary search of millions takes twice as long."""
 
-    places: Array = hashes >> np.uint64(64 - _FILTER_BITS)
-    return places
+    def __init__(self, keys: "Array") -> None:
+        import numpy as np
+
+        self.keys = keys
+        bits = max(len(keys).bit_length(), 8)
+        self.shift = np.uint64(64 - bits)
+        self.starts: Array = np.append(0, np.cumsum(np.bincount(self._beginning(keys), minlength=1 << bits))).astype(np.int32)
+        # A bit for each of more beginnings: most hashes are none of the keys, which so small a table tells from the cache.
+        self.filter_shift = np.uint64(64 - bits - _FILTER_SPARE)
+        self.filter = np.zeros(1 << (bits + _FILTER_SPARE - 3), np.uint8)
+        np.bitwise_or.at(self.filter, *self._bit(keys))
+
+    def find(self, hashes: "Array") -> tuple["Array", "Array"]:
+        """Places of the hashes that are among the keys, and the places of those keys."""
+        import numpy as np
+
+        table, bit = self._bit(hashes)
+        left = np.flatnonzero(self.filter[table] & bit)
+        beginning = self._beginning(hashes[left])
+        at, end = self.starts[beginning], self.starts[beginning + 1]
+        going = at < end
+        found, keys = [left[:0]], [at[:0]]
+        while going.any():
+            left, at, end = left[going], at[going], end[going]
+            same = self.keys[at] == hashes[left]
+            found.append(left[same])
+            keys.append(at[same])
+            at = at + 1
+            going = ~same & (at < end)
+        return np.concatenate(found), np.concatenate(keys)
+
+    def _beginning(self, hashes: "Array") -> "Array":
+        import numpy as np
+
+        return (hashes >> self.shift).astype(np.intp)
+
+    def _bit(self, hashes: "Array") -> tuple["Array", "Array"]:
+        """The byte of the filter for each hash, and the bit therein."""
+        import numpy as np
+
+        places = hashes >> self.filter_shift
+        return (places >> np.uint64(3)).astype(np.intp), np.left_shift(1, places & np.uint64(7), dtype=np.uint8, casting="unsafe")
 
 
 def _ranks(counts: "Array") -> "Array":
@@ -169,6 +208,19 @@ def _frequency(texts: list[str]) -> "Array":
     return counts
 
 
+def _choose(frequency: "Array", threshold: float, texts: list[str]) -> tuple["Array", "Array", "Array"]:
+    """The n-grams that each text is indexed by, all in one array, how many each has, and how many of those must be seen."""
+    import numpy as np
+
+    chosen, slacks = [], []
+    for ngrams in _ngram_sets(texts):
+        slacks.append(floor((1 - threshold) * len(ngrams) + 1e-9))
+        rarest_first = np.argsort(frequency[_count_place(ngrams)], kind="stable")
+        chosen.append(ngrams[rarest_first[: slacks[-1] + _SPARE]])
+    sizes = np.fromiter(map(len, chosen), np.int64, len(chosen))
+    return np.concatenate([*chosen, np.zeros(0, np.uint64)]), sizes, np.maximum(sizes - np.array(slacks, np.int64), 1)
+
+
 def _count_place(hashes: "Array") -> "Array":
     import numpy as np
 
@@ -176,16 +228,32 @@ def _count_place(hashes: "Array") -> "Array":
     return places
 
 
-def _postings(ngrams: list["Array"]) -> tuple["Array", "Array", "Array"]:
-    """Sorted n-grams (k,), where the texts of each begin (k + 1,), and the texts, in their order, at most _POSTINGS each."""
+def _postings(ngrams: "Array", sizes: "Array") -> tuple["Array", "Array", "Array", "Array"]:
+    """Sorted n-grams (k,), where the texts of each begin (k,), how many they are (k,; at most _POSTINGS), and the texts."""
     import numpy as np
 
-    texts = np.repeat(np.arange(len(ngrams)), np.fromiter(map(len, ngrams), np.int64, len(ngrams)))
-    flat: Array = np.concatenate([*ngrams, np.zeros(0, np.uint64)])
-    order = np.argsort(flat, kind="stable")
-    keys, counts = np.unique(flat, return_counts=True)
+    texts = np.repeat(np.arange(len(sizes)), sizes)
+    order = _stable_order(ngrams)
+    ordered = ngrams[order]
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
+    counts = np.diff(np.append(first, len(ordered)))
     kept = _ranks(counts) < _POSTINGS
-    return keys, np.concatenate(([0], np.cumsum(np.minimum(counts, _POSTINGS)))), texts[order[kept]]
+    counts = np.minimum(counts, _POSTINGS)
+    return ordered[first], np.cumsum(counts) - counts, counts, texts[order[kept]]
+
+
+def _stable_order(hashes: "Array") -> "Array":
+    """np.argsort, by several threads, each of which sorts the hashes that begin alike."""
+    import numpy as np
+
+    beginnings = (hashes >> np.uint64(60)).astype(np.uint8)
+
+    def part(beginning: int) -> "Array":
+        places = np.flatnonzero(beginnings == beginning)
+        order: Array = places[np.argsort(hashes[places], kind="stable")]
+        return order
+
+    return np.concatenate(list(map_threads(part, range(16))))
 
 
 def _encode(text: str) -> bytes:

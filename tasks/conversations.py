@@ -10,9 +10,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks import screening
 from tasks.chat import Message, Tokens, Tools
@@ -24,6 +24,9 @@ from tasks.readers import RawLine
 from tasks.row_rules import GUIDELINE_RULES, RULES_AFTER_MASKS, RULES_BEFORE_MASKS, RuleTable, parsed
 from tasks.sections import Validate
 from tasks.text_faults import count_words
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TOKEN_BATCH = 256
 
@@ -64,8 +67,8 @@ class Accepted:
     reply_words: int
     identity: Identity
     masked: tuple[str, ...] = ()
-    input_ids: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    input_ids: "Sequence[int] | NDArray[Any]" = ()
+    labels: "Sequence[int] | NDArray[Any]" = ()
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,10 @@ class Rules:
         )
 
     def _first_broken(self, row: Any, table: RuleTable) -> tuple[str, str] | None:
-        return next(((reason, detail) for reason, rule in table if (detail := rule(row, self))), None)
+        for reason, rule in table:
+            if detail := rule(row, self):
+                return reason, detail
+        return None
 
 
 def judge_all(lines: Iterable[RawLine], rules: Rules, encode: Encode | None) -> Iterator[Accepted | Quarantined]:

@@ -8,13 +8,13 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, pairwise
 from math import sqrt
 from typing import TYPE_CHECKING
 
 from tasks.ngrams import CHUNK, count_shared, distinct, padded_windows
-from tasks.parallel import batched
+from tasks.parallel import batched, map_ordered
 
 if TYPE_CHECKING:
     from tasks.ngrams import Array
@@ -48,7 +48,7 @@ class Conflict:
     rows: tuple[int, ...]
 
 
-def near_duplicates(texts: Iterable[str], threshold: float) -> list[NearDuplicate]:
+def near_duplicates(texts: Iterable[str], threshold: float, processes: int | None = 1) -> list[NearDuplicate]:
     """Rows whose similarity to an earlier row that stays is at least `threshold`, in (0, 1]; each once, in the order of rows.
 
     Candidates come from MinHash signatures (Broder 1997, computed by rensa) in LSH bands (Leskovec, Rajaraman, Ullman: Mining of
@@ -61,20 +61,23 @@ def near_duplicates(texts: Iterable[str], threshold: float) -> list[NearDuplicat
     are verified. There alone pairs near the threshold can be missed.
 
     Memory: the texts, 126 bytes of signature and 250 bytes of bucket numbers a row at a threshold of 0.8.
+
+    `processes` as in `tasks.parallel.map_ordered`.
     """
     import numpy as np
 
-    bands, width = lsh_shape(threshold)
     rows: list[str] = []
-    slots, keys = [], []
-    for chunk in batched(texts, CHUNK):
-        rows += chunk
-        signatures = _signatures(chunk)[:, : bands * width]
-        slots.append(signatures.astype(np.uint8))
-        keys.append(_band_keys(signatures.reshape(len(chunk), bands, width)))
+
+    def chunks() -> Iterator[list[str]]:
+        for chunk in batched(texts, CHUNK):
+            rows.extend(chunk)
+            yield chunk
+
+    signed = list(map_ordered(partial(partial, _sign, *lsh_shape(threshold)), chunks(), processes))
     if not rows:
         return []
-    return _first_stays(rows, np.concatenate(slots), _buckets(np.concatenate(keys)), threshold)
+    slots, keys = map(np.concatenate, zip(*signed, strict=True))
+    return _first_stays(rows, slots, _buckets(keys), threshold)
 
 
 def lsh_shape(threshold: float) -> tuple[int, int]:
@@ -98,6 +101,14 @@ def conflicts(prompts: Sequence[str], replies: Sequence[str]) -> list[Conflict]:
 
 def _ngrams(texts: list[str]) -> tuple["Array", "Array"]:
     return padded_windows(texts, "utf-32-le", "<u4", NGRAM)
+
+
+def _sign(bands: int, width: int, texts: list[str]) -> tuple["Array", "Array"]:
+    """The last byte of each slot of the signatures, for estimates, and the keys of their bands."""
+    import numpy as np
+
+    signatures = _signatures(texts)[:, : bands * width]
+    return signatures.astype(np.uint8), _band_keys(signatures.reshape(len(texts), bands, width))
 
 
 def _signatures(texts: list[str]) -> "Array":

@@ -1,10 +1,10 @@
 """What counts as the same text: the hashes by which rows are recognised, whatever their case, punctuation or blanks."""
 
-import json
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from json.encoder import encode_basestring
 
 from tasks.chat import Message, said
 
@@ -31,15 +31,12 @@ def identify(messages: Sequence[Message]) -> Identity:
     """The identity of a conversation; each message is normalised, written as JSON and hashed once."""
     turns = [(message["role"], normalise(said(message))) for message in messages]
     text = " ".join(content for role, content in turns if role != "system")
-    *before, last = map(_as_json, turns)
+    *before, last = (f"[{encode_basestring(role)},{encode_basestring(content)}]" for role, content in turns)
     prompt = sha256(f"[{','.join(before)}".encode())
     whole = prompt.copy()
     prompt.update(b"]")
     whole.update(f"{',' * bool(before)}{last}]".encode())
     return Identity(prompt.hexdigest(), whole.hexdigest(), text)
-
-
-_as_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False).encode
 
 
 class _Blanks(dict[int, str]):

@@ -1,10 +1,11 @@
 """One function over many items on every core, in order: in processes, or in threads where NumPy does the work."""
 
+import gc
 import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -85,7 +86,15 @@ def _set_up(make: Callable[[], Callable[[Any], Any]]) -> None:
     """Remember how; an error of making it is for the first call, since one in here would only break the pool."""
     global _made
     on_parent_death(signal.SIGKILL)
-    _made = cache(make)
+    _made = cache(partial(_make_once, make))
+
+
+def _make_once(make: Callable[[], Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """The function; what it is made of stays, so the garbage collector need not walk through it at every few hundred objects."""
+    made = make()
+    gc.freeze()
+    gc.set_threshold(50_000)
+    return made
 
 
 def _call(item: Any) -> Any:

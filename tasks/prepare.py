@@ -6,7 +6,7 @@ python -m tasks.prepare
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from math import floor
 from pathlib import Path
@@ -17,6 +17,7 @@ from tasks.dataset_card import dataset_card
 from tasks.dedupe import conflicts, near_duplicates
 from tasks.errors import DataError, StageInputError
 from tasks.files import sha256_file, write_atomic, write_jsonl
+from tasks.parallel import map_threads
 from tasks.params import Params
 from tasks.paths import Workspace
 from tasks.process import stage_main
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "eval", "test")
 REASONS = ("duplicate", "near_duplicate", "contaminated", "replay_surplus")
+SMALL = 50_000
+"""Rows up to which a second process would cost more time than it saves."""
 _KEYS = ("id", "source", "group", "replay", "prompt_hash", "content_hash", "text")
 Rows = dict[str, list[Any]]
 
@@ -66,8 +69,9 @@ def prepare(
     n_accepted = len(rows["id"])
     clusters = [cluster_of(group, prompt) for group, prompt in zip(rows["group"], rows["prompt_hash"], strict=True)]
     splits = ["train" if replay else split_of(cluster, section) for replay, cluster in zip(rows["replay"], clusters, strict=True)]
-    dropped = _repetitions(rows, splits, section.near_duplicate_threshold)
-    dropped |= _leaks(rows, splits, dropped, protected, section.contamination_threshold)
+    processes = 1 if n_accepted <= SMALL else None
+    dropped = _repetitions(rows, splits, section.near_duplicate_threshold, processes)
+    dropped |= _leaks(rows, splits, dropped, protected, section.contamination_threshold, processes)
     dropped |= _surplus(rows, splits, dropped, section)
     places = [None if row in dropped else split for row, split in enumerate(splits)]
     if empty := [name for name in SPLITS if name not in places]:
@@ -118,7 +122,7 @@ def _read_keys(accepted: Path) -> Rows:
     return {name: table[name].to_pylist() for name in _KEYS}
 
 
-def _repetitions(rows: Rows, splits: Sequence[str], threshold: float) -> dict[int, Drop]:
+def _repetitions(rows: Rows, splits: Sequence[str], threshold: float, processes: int | None) -> dict[int, Drop]:
     """Rows that say the same or nearly the same as one that stays."""
     order = sorted(range(len(splits)), key=lambda row: (-SPLITS.index(splits[row]), row))
     first: dict[str, int] = {}
@@ -128,13 +132,18 @@ def _repetitions(rows: Rows, splits: Sequence[str], threshold: float) -> dict[in
             dropped[row] = Drop("duplicate", rows["source"][original], 1.0)
     single = list(first.values())
     texts = counted((rows["text"][row] for row in single), "looked for near duplicates in")
-    for found in near_duplicates(texts, threshold):
+    for found in near_duplicates(texts, threshold, processes):
         dropped[single[found.row]] = Drop("near_duplicate", rows["source"][single[found.of]], round(found.similarity, 4))
     return dropped
 
 
 def _leaks(
-    rows: Rows, splits: Sequence[str], dropped: dict[int, Drop], protected: Iterable[tuple[str, str]], threshold: float
+    rows: Rows,
+    splits: Sequence[str],
+    dropped: dict[int, Drop],
+    protected: Iterable[tuple[str, str]],
+    threshold: float,
+    processes: int | None,
 ) -> dict[int, Drop]:
     """Training rows that hold the text of a test row or of an item of another suite."""
     members: dict[str, list[int]] = {name: [] for name in SPLITS}
@@ -143,7 +152,8 @@ def _leaks(
             members[split].append(row)
     scored = [(rows["source"][row], rows["text"][row]) for row in members["test"]]
     train = members["train"]
-    leaks = contaminated(counted((rows["text"][row] for row in train), "looked for leaks in"), [*scored, *protected], threshold)
+    texts = counted((rows["text"][row] for row in train), "looked for leaks in")
+    leaks = contaminated(texts, [*scored, *protected], threshold, processes)
     return {train[leak.row]: Drop("contaminated", leak.of, round(leak.overlap, 4)) for leak in leaks}
 
 
@@ -167,28 +177,24 @@ def _write_splits(
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(accepted)
-    schema = file.schema_arrow.append(pa.field("cluster", pa.string(), nullable=False))
+    cluster = pa.field("cluster", pa.string(), nullable=False)
+
+    def parts(group: int) -> dict[str, pa.Table]:
+        """The rows of each split in one row group."""
+        table = pq.ParquetFile(accepted).read_row_group(group)
+        here = slice(group * ROW_GROUP, group * ROW_GROUP + table.num_rows)
+        table = table.append_column(cluster, pa.array(clusters[here], pa.string()))
+        return {name: table.filter(pa.array([place == name for place in places[here]])) for name in SPLITS}
+
+    schema = file.schema_arrow.append(cluster)
     totals = {name: _Totals() for name in SPLITS}
     with ExitStack() as stack:
         writers = {name: stack.enter_context(TableWriter(target / f"{name}.parquet", schema)) for name in SPLITS}
-        for start, table in _batches(file):
-            here = slice(start, start + table.num_rows)
-            table = table.append_column(schema.field("cluster"), pa.array(clusters[here], pa.string()))
-            for name, writer in writers.items():
-                part = table.filter(pa.array([place == name for place in places[here]]))
-                writer.write(part)
+        for group in map_threads(parts, range(file.num_row_groups)):
+            for name, part in group.items():
+                writers[name].write(part)
                 totals[name].add(part)
     return {name: total.statistics() for name, total in totals.items()}
-
-
-def _batches(file: Any) -> Iterator[tuple[int, "pa.Table"]]:
-    """Each row group with the number of its first row."""
-    import pyarrow as pa
-
-    start = 0
-    for batch in file.iter_batches(ROW_GROUP):
-        yield start, pa.Table.from_batches([batch])
-        start += batch.num_rows
 
 
 class _Totals:

@@ -4,6 +4,7 @@ default: params.yaml states it.
 
 import os
 import re
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -111,7 +112,12 @@ class Validate(Screening):
 
     def is_replay(self, file: str) -> bool:
         """Whether a file, by its path in the workspace, is of `replay`."""
-        return self.replay is not None and file.startswith(f"{os.path.normpath(self.raw)}/{self.replay}/")
+        return self.replay is not None and file.startswith(self.replay_folder)
+
+    @cached_property
+    def replay_folder(self) -> str:
+        """What the paths of replayed files begin with."""
+        return f"{os.path.normpath(self.raw)}/{self.replay}/"
 
 
 class Guidelines(Section):

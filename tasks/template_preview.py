@@ -59,10 +59,10 @@ def marked(tokenizer: Any, messages: Sequence[Message], tools: Tools = (), last_
         BaseModelError, DataError: as `Encoder`; the template cannot be trained with.
     """
     (tokens,) = Encoder(tokenizer)([messages], [tools])
-    labels = tokens["labels"]
+    labels = tokens["labels"].tolist()
     if last_only:
         start, _ = last_reply(labels)
         labels = [-100] * start + labels[start:]
-    pairs = zip(tokens["input_ids"], labels, strict=True)
+    pairs = zip(tokens["input_ids"].tolist(), labels, strict=True)
     for supervised, run in groupby(pairs, key=lambda pair: pair[1] != -100):
         yield tokenizer.decode([token for token, _ in run]), supervised

@@ -21,6 +21,7 @@ from tasks.chat import Encoder, control_tokens, load_tokenizer, shows_tools
 from tasks.conversations import Accepted, Quarantined, Rules, judge_all
 from tasks.errors import DataError
 from tasks.expectations import check, load_expectations
+from tasks.fast_tokenizer import FastTokenizer
 from tasks.files import hash_tree, sha256_file, sha256_json
 from tasks.guidelines import Policy, Rulebook, load_policy
 from tasks.parallel import map_ordered
@@ -145,7 +146,7 @@ class _Worker:
         tokenizer = load_tokenizer(base)
         known = (Rulebook(guidelines), policy) if guidelines and policy else None
         self._rules = Rules(section, known, control_tokens(tokenizer), shows_tools(tokenizer))
-        self._encoder = Encoder(tokenizer)
+        self._encoder = Encoder(tokenizer, FastTokenizer.make(tokenizer))
 
     def __call__(self, lines: list[RawLine | Quarantined]) -> _Chunk:
         accepted: list[Accepted] = []

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tasks.chat import Encoder, control_tokens, conversation, load_tokenizer, shows_tools
 from tasks.errors import BaseModelError, DataError, StageInputError
+from tasks.fast_tokenizer import FastTokenizer
 from tasks.files import sha256_file, tree_digest
 from tasks.params import Params, load_params
 from tasks.paths import Workspace
@@ -229,6 +231,16 @@ def test_the_same_data_give_the_same_bytes(
     shutil.copytree(ROOT / "data/raw", second.data / "raw", dirs_exist_ok=True)
     assert run(second, params) == report
     assert tree_digest(second.data / "validated") == tree_digest(first.data / "validated")
+
+
+def test_without_fastokens_the_bytes_are_the_same(
+    default_run: tuple[Workspace, ValidationReport], tmp_path: Path, base: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert FastTokenizer.make(load_tokenizer(base)) is not None
+    monkeypatch.setitem(sys.modules, "fastokens", None)
+    workspace = make_workspace(tmp_path, base)
+    shutil.copytree(ROOT / "data/raw", workspace.data / "raw", dirs_exist_ok=True)
+    assert run(workspace, params).accepted_sha256 == default_run[1].accepted_sha256
 
 
 def good_rows(count: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,6 +64,6 @@ class FakeTokenizer:
         return {"input_ids": [encoding.ids for encoding in self.encode_batch(texts, add_special_tokens)]}
 
 
-def decode(tokens: list[int]) -> str:
+def decode(tokens: Iterable[int]) -> str:
     """The text of tokens; those under a -100 are left out."""
     return "".join(EOS if token == 0 else chr(token) for token in tokens if token != -100)

@@ -70,6 +70,7 @@ PURE = {
     "dedupe",
     "eval_tasks",
     "expectations",
+    "fast_tokenizer",
     "figures",
     "formats",
     "integrity",
@@ -135,6 +136,7 @@ HEAVY = {
     "stdnum",
     "py3langid",
     "rensa",
+    "fastokens",
     "scipy",
 }
 

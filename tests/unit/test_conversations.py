@@ -50,8 +50,8 @@ REPLY = "[refunds | low]\nIt takes 5 days."
 TURNS: Messages = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": REPLY}]
 
 
-def encode(conversations: Sequence[Messages], tools: Sequence[Tools]) -> list[Tokens]:
-    """A token a word."""
+def encode(conversations: Sequence[Messages], tools: Sequence[Tools]) -> list[Any]:
+    """A token a word, in lists, which can be compared."""
     counts = [sum(len(message["content"].split()) for message in messages) for messages in conversations]
     return [{"input_ids": [7] * count, "labels": [-100] * count} for count in counts]
 
