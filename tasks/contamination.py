@@ -133,24 +133,25 @@ class _Index:
         """Rows, and places in `keys` of the indexed n-grams in them. A repeated one counts again: it only adds candidates."""
         import numpy as np
 
-        places, keys = self.lookup.find(hashes)
+        places, keys = self.lookup.find(_shortened(hashes))
         rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         return rows[places], keys
 
 
 class _Lookup:
-    """Where hashes stand among sorted ones: by their first bits, since a binary search of millions takes twice as long."""
+    """Where hashes, uint32, stand among sorted ones: by their first bits, as a binary search of millions takes twice as long."""
 
     def __init__(self, keys: "Array") -> None:
         import numpy as np
 
         self.keys = keys
-        bits = max(len(keys).bit_length(), 8)
-        self.shift = np.uint64(64 - bits)
+        bits = min(max(len(keys).bit_length(), 8), 32)
+        self.shift = np.uint32(32 - bits)
         self.starts: Array = np.append(0, np.cumsum(np.bincount(self._beginning(keys), minlength=1 << bits))).astype(np.int32)
         # A bit for each of more beginnings: most hashes are none of the keys, which so small a table tells from the cache.
-        self.filter_shift = np.uint64(64 - bits - _FILTER_SPARE)
-        self.filter = np.zeros(1 << (bits + _FILTER_SPARE - 3), np.uint8)
+        more = min(bits + _FILTER_SPARE, 32)
+        self.filter_shift = np.uint32(32 - more)
+        self.filter = np.zeros(1 << (more - 3), np.uint8)
         np.bitwise_or.at(self.filter, *self._bit(keys))
 
     def find(self, hashes: "Array") -> tuple["Array", "Array"]:
@@ -182,7 +183,7 @@ class _Lookup:
         import numpy as np
 
         places = hashes >> self.filter_shift
-        return (places >> np.uint64(3)).astype(np.intp), np.left_shift(1, places & np.uint64(7), dtype=np.uint8, casting="unsafe")
+        return (places >> np.uint32(3)).astype(np.intp), np.left_shift(1, places & np.uint32(7), dtype=np.uint8, casting="unsafe")
 
 
 def _ranks(counts: "Array") -> "Array":
@@ -216,9 +217,17 @@ def _choose(frequency: "Array", threshold: float, texts: list[str]) -> tuple["Ar
     for ngrams in _ngram_sets(texts):
         slacks.append(floor((1 - threshold) * len(ngrams) + 1e-9))
         rarest_first = np.argsort(frequency[_count_place(ngrams)], kind="stable")
-        chosen.append(ngrams[rarest_first[: slacks[-1] + _SPARE]])
+        chosen.append(_shortened(ngrams[rarest_first[: slacks[-1] + _SPARE]]))
     sizes = np.fromiter(map(len, chosen), np.int64, len(chosen))
-    return np.concatenate([*chosen, np.zeros(0, np.uint64)]), sizes, np.maximum(sizes - np.array(slacks, np.int64), 1)
+    return np.concatenate([*chosen, np.zeros(0, np.uint32)]), sizes, np.maximum(sizes - np.array(slacks, np.int64), 1)
+
+
+def _shortened(hashes: "Array") -> "Array":
+    """Half of the bits, which take half of the time to sort and find: two n-grams that share them only make a candidate more."""
+    import numpy as np
+
+    short: Array = (hashes >> np.uint64(32)).astype(np.uint32)
+    return short
 
 
 def _count_place(hashes: "Array") -> "Array":
@@ -229,31 +238,18 @@ def _count_place(hashes: "Array") -> "Array":
 
 
 def _postings(ngrams: "Array", sizes: "Array") -> tuple["Array", "Array", "Array", "Array"]:
-    """Sorted n-grams (k,), where the texts of each begin (k,), how many they are (k,; at most _POSTINGS), and the texts."""
+    """Sorted hashes (k,), where the texts of each begin (k,), how many they are (k,; at most _POSTINGS), and the texts."""
     import numpy as np
 
-    texts = np.repeat(np.arange(len(sizes)), sizes)
-    order = _stable_order(ngrams)
+    texts = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    order = np.argsort(ngrams, kind="stable")
     ordered = ngrams[order]
     first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
     counts = np.diff(np.append(first, len(ordered)))
-    kept = _ranks(counts) < _POSTINGS
-    counts = np.minimum(counts, _POSTINGS)
-    return ordered[first], np.cumsum(counts) - counts, counts, texts[order[kept]]
-
-
-def _stable_order(hashes: "Array") -> "Array":
-    """np.argsort, by several threads, each of which sorts the hashes that begin alike."""
-    import numpy as np
-
-    beginnings = (hashes >> np.uint64(60)).astype(np.uint8)
-
-    def part(beginning: int) -> "Array":
-        places = np.flatnonzero(beginnings == beginning)
-        order: Array = places[np.argsort(hashes[places], kind="stable")]
-        return order
-
-    return np.concatenate(list(map_threads(part, range(16))))
+    surplus = np.maximum(counts - _POSTINGS, 0)
+    beyond = np.repeat(first + _POSTINGS, surplus) + _ranks(surplus)
+    counts -= surplus
+    return ordered[first], np.cumsum(counts) - counts, counts, np.delete(texts[order], beyond)
 
 
 def _encode(text: str) -> bytes:

@@ -124,7 +124,7 @@ def _read_keys(accepted: Path) -> Rows:
 
 def _repetitions(rows: Rows, splits: Sequence[str], threshold: float, processes: int | None) -> dict[int, Drop]:
     """Rows that say the same or nearly the same as one that stays."""
-    order = sorted(range(len(splits)), key=lambda row: (-SPLITS.index(splits[row]), row))
+    order = [row for name in reversed(SPLITS) for row, split in enumerate(splits) if split == name]
     first: dict[str, int] = {}
     dropped = {}
     for row in order:
