@@ -55,11 +55,14 @@ def _run_stage(workspace: Workspace, stage: str, forced: bool) -> Record:
     logger = get_run_logger()
     params = load_params(workspace.params)
     with hub_token(_asks_hub(stage, params)):
-        if not forced and not stale_stages(workspace, params, [stage]):
+        changed = forced or bool(stale_stages(workspace, params, [stage]))
+    if changed and stage == "train":
+        with hub_token(params.push.registry == "hub"):
+            tasks.preflight.before_training(workspace, params)
+    with hub_token(_asks_hub(stage, params)):
+        if not changed:
             logger.info("%s: unchanged", stage)
         else:
-            if stage == "train":
-                tasks.preflight.before_training(workspace, params)
             progress = TrainingProgress(logger.info) if stage == "train" else logger.info
             timeout = params.timeouts.of(stage)
             reproduce(workspace, stage, progress, timeout, forced)

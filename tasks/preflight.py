@@ -1,5 +1,6 @@
 """What would stop a run later on, asked before any costly work: data, base model, registry, places to write down, room, gate."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -7,8 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tasks.base_source import check_reachable
+from tasks.chat import load_tokenizer
 from tasks.dvc_repo import dvc_repo
 from tasks.errors import InputError, PipelineError, TransientError
 from tasks.evaluation_records import SuitesReport, SuiteTask, limited
@@ -19,12 +22,14 @@ from tasks.paths import Workspace
 from tasks.process import parse_error
 from tasks.readers import find_raw_files
 from tasks.records import BaseModelRecord, PreparedDataset
-from tasks.registry import open_registry
+from tasks.registry import TRAINING, Registry, open_registry
 from tasks.sections import FolderBase
 from tasks.sft_config import asks_more
 from tasks.statistics import power_at_no_difference, unseen_share
+from tasks.target_suite import target_docs
 
 _GIGABYTE = 1 << 30
+_ROWS_READ = 64  # of the test split, by the champion's tokenizer and by the base model's
 _COPIES = 8
 """Of the base model on the disk: base, candidate, champion and published version, most of them once more in DVC's cache."""
 _FIRST_RUN = 2 * _GIGABYTE
@@ -66,14 +71,37 @@ def before_training(workspace: Workspace, params: Params) -> None:
 
     Raises:
         InputError: there is too little memory, or the test split has too few rows for any candidate, or for one that comes
-            after a champion, to pass.
+            after a champion, to pass, or the champion could not be compared with any.
+        RegistryError: the champion's version is damaged.
     """
     _memory(workspace, params)
+    _same_items(workspace, open_registry(params.push, workspace))
     rows, least = PreparedDataset.read(workspace.record("prepare")).splits["test"].rows, params.gate.min_target_items
     few = [_too_few("target", rows, least)] if rows < least else []
     faults = [*few, *_narrow_margins(params, rows)]
     if faults and params.gate.min_power > 0:
         raise InputError("\n".join([*faults, _ALL_THE_SAME]))
+
+
+def _same_items(workspace: Workspace, registry: Registry) -> None:
+    """Refuse a base model that reads the test split otherwise than the champion does: the gate compares scores of equal items."""
+    import pyarrow.parquet as pq
+
+    pointer, base = registry.champion(), BaseModelRecord.read(workspace.record("base"))
+    if pointer is None or json.loads(registry.document(pointer.version, TRAINING) or b"{}").get("base_digest") == base.digest:
+        return
+    with TemporaryDirectory() as folder:
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            if data := registry.document(pointer.version, name):
+                (Path(folder) / name).write_bytes(data)
+        tokenizers = [load_tokenizer(Path(folder)), load_tokenizer(workspace.base)]
+    rows = pq.read_table(workspace.prepared / "test.parquet").slice(0, _ROWS_READ).to_pylist()
+    theirs, ours = (target_docs(rows, tokenizer) for tokenizer in tokenizers)
+    if theirs != ours:
+        raise InputError(
+            f"{registry.name}: {pointer.version} has another tokenizer or chat template than {base.source}, so no candidate "
+            "could be compared with it: publish apart, by another push.path or push.repo_id"
+        )
 
 
 def _narrow_margins(params: Params, rows: int) -> list[str]:

@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 
+from tasks.errors import InputError
 from tasks.evaluation_records import EvalReport, GateDecision, ReportPage
 from tasks.files import sha256_file, tree_digest
 from tasks.local_registry import LocalRegistry
 from tasks.normalisation import identify
 from tasks.params import load_params
 from tasks.paths import ROLES, Workspace
+from tasks.preflight import before_training
 from tasks.prepare import prepare, split_of
-from tasks.records import PreparedDataset, PushReceipt, TrainedModel, ValidationReport
+from tasks.records import BaseModelRecord, PreparedDataset, PushReceipt, TrainedModel, ValidationReport
 from tasks.repro import STAGES, changed_stages
 from tasks.validate import validate
 from tests.conftest import edit_params
@@ -124,6 +126,25 @@ def test_the_doctor_finds_nothing_or_what_no_model_could_pass(first: Step, tmp_p
     assert [line.split()[1] for line in faults] == ["record", "gate"]
     assert "record.dvc_remote nowhere: DVC has no such remote" in faults[0]
     assert "a model without any loss would pass about 0 % of the time" in faults[1]
+
+
+def test_another_tokenizer_or_template_than_the_champions_is_told_before_the_training(first: Step, tmp_path: Path) -> None:
+    """And other weights alone are not."""
+    place = Workspace(Path(shutil.copytree(first.left.root, tmp_path / "other", symlinks=True)))
+    before_training(place, load_params(place.params))
+    record = BaseModelRecord.read(place.record("base"))
+    record.model_copy(update={"digest": "0" * 64}).write(place.record("base"))
+    before_training(place, load_params(place.params))
+    template, tokenizer = (place.base / name for name in ("chat_template.jinja", "tokenizer.json"))
+    fewer = json.loads(tokenizer.read_text())
+    fewer["model"]["merges"] = fewer["model"]["merges"][:200]
+    for file, text in ((template, f"<|endoftext|>{template.read_text()}"), (tokenizer, json.dumps(fewer))):
+        before = file.read_text()
+        file.unlink()
+        file.write_text(text)
+        with pytest.raises(InputError, match=r"v1 has another tokenizer or chat template than .* by another push\.path"):
+            before_training(place, load_params(place.params))
+        file.write_text(before)
 
 
 def test_a_fresh_workspace_ends_published(first: Step) -> None:
