@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from tasks.errors import BaseModelError, DataError, StageInputError, one_line
+from tasks.errors import BaseModelError, ChatTemplateError, StageInputError, one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -107,8 +107,8 @@ class Encoder:
         """Tokens of each conversation, with the tools that it offers (default: none offers any).
 
         Raises:
-            BaseModelError: the template refuses a conversation.
-            DataError: the template changes earlier text when a message is added, or an end-of-turn token is not among the labels.
+            ChatTemplateError: the template refuses a conversation, or changes earlier text when a message is added, or an
+                end-of-turn token is not among the labels.
         """
         if not conversations:
             return []
@@ -125,7 +125,7 @@ class Encoder:
 
     def _checked(self, n_replies: int, tokens: Tokens) -> Tokens:
         if (trained_ends := int((tokens["labels"] == self._tokenizer.eos_token_id).sum())) != n_replies:
-            raise DataError(
+            raise ChatTemplateError(
                 f"chat template: {trained_ends} of {n_replies} assistant turns end with {self._tokenizer.eos_token!r} among the "
                 "labels; a model trained so would not stop; take a template that ends each assistant turn with the tokenizer's "
                 "eos token"
@@ -242,7 +242,7 @@ def _assistant_span(messages: Sequence[Message], tools: Tools, index: int, text:
     before = _render(messages[:index], tokenizer, tools, add_generation_prompt=True)
     through = _render(messages[: index + 1], tokenizer, tools)
     if not (text.startswith(through) and through.startswith(before)):
-        raise DataError(
+        raise ChatTemplateError(
             "chat template: adding a message changes the text before it, so that assistant tokens cannot be told apart"
         )
     end = through.rfind(tokenizer.eos_token, len(before))
@@ -251,22 +251,25 @@ def _assistant_span(messages: Sequence[Message], tools: Tools, index: int, text:
 
 def _render(messages: Sequence[Message], tokenizer: Any, tools: Tools, add_generation_prompt: bool = False) -> str:
     offered = {"tools": list(tools)} if tools else {}
-    text: str = tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, **offered
-    )
+    text: str = _apply(tokenizer, list(messages), add_generation_prompt=add_generation_prompt, **offered)
     return text
 
 
 def _render_all(conversations: Sequence[Sequence[Message]], tools: Sequence[Tools], tokenizer: Any) -> list[str]:
     """All at once where no tools are offered, since a call of the template has one list of them."""
+    if any(tools):
+        return [_render(messages, tokenizer, offered) for messages, offered in zip(conversations, tools, strict=True)]
+    texts: list[str] = _apply(tokenizer, list(conversations))
+    return texts
+
+
+def _apply(tokenizer: Any, conversations: list[Any], **options: Any) -> Any:
     from jinja2 import TemplateError
 
     try:
-        if any(tools):
-            return [_render(messages, tokenizer, offered) for messages, offered in zip(conversations, tools, strict=True)]
-        texts: list[str] = tokenizer.apply_chat_template(list(conversations), tokenize=False)
+        return tokenizer.apply_chat_template(conversations, tokenize=False, **options)
     except TemplateError as error:
-        raise BaseModelError(
-            f"{tokenizer.name_or_path}: its chat template refuses a conversation: {error}; take another base model"
+        raise ChatTemplateError(
+            f"chat template: it refuses the conversation: {one_line(error)}; change the row, or take another template "
+            "(base.chat_template) or base model"
         ) from error
-    return texts

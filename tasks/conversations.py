@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import screening
 from tasks.chat import Message, Tokens, Tools
+from tasks.errors import ChatTemplateError
 from tasks.formats import as_conversation
 from tasks.guidelines import Policy, Rulebook
 from tasks.normalisation import Identity, identify
@@ -110,7 +111,7 @@ class Rules:
         return re.compile("|".join(map(re.escape, self.control_tokens))) if self.control_tokens else None
 
     def judge(self, line: RawLine) -> Accepted | Quarantined:
-        """Apply every rule but `too_long`; an accepted row has no tokens yet."""
+        """Apply every rule but `chat_template` and `too_long`; an accepted row has no tokens yet."""
         try:
             text = line.data.decode()
         except UnicodeDecodeError as error:
@@ -170,16 +171,26 @@ def judge_all(lines: Iterable[RawLine], rules: Rules, encode: Encode | None) -> 
             yield from verdicts
             continue
         accepted = [verdict for verdict in verdicts if isinstance(verdict, Accepted)]
-        tokens = iter(encode([row.messages for row in accepted], [row.tools for row in accepted]))
+        tokens = iter(_encode_each(encode, accepted))
         for line, verdict in zip(batch, verdicts, strict=True):
             if isinstance(verdict, Quarantined):
                 yield verdict
-            elif (n_tokens := len((encoded := next(tokens))["input_ids"])) > rules.section.max_length:
+            elif isinstance(encoded := next(tokens), ChatTemplateError):
+                yield Quarantined(line.file, line.line, "chat_template", str(encoded), line.data)
+            elif (n_tokens := len(encoded["input_ids"])) > rules.section.max_length:
                 detail = f"{n_tokens} tokens, wanted at most {rules.section.max_length} (validate.max_length)"
                 yield Quarantined(line.file, line.line, "too_long", detail, line.data)
             else:
                 verdict.input_ids, verdict.labels = encoded["input_ids"], encoded["labels"]
                 yield verdict
+
+
+def _encode_each(encode: Encode, rows: Sequence[Accepted]) -> list[Tokens | ChatTemplateError]:
+    """The tokens of each row, or why it has none; all at once unless one of them has none."""
+    try:
+        return [*encode([row.messages for row in rows], [row.tools for row in rows])]
+    except ChatTemplateError as error:
+        return [error] if len(rows) == 1 else [tokens for row in rows for tokens in _encode_each(encode, [row])]
 
 
 def _known_keys(message: dict[str, Any]) -> Message:

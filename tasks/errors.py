@@ -4,6 +4,7 @@
     ├── InputError                 mend what you gave: exit code 2
     │   ├── ParamsError            params.yaml, or a `--set`
     │   ├── DataError              the raw data, the policy file, an eval suite
+    │   │   └── ChatTemplateError  the chat template does not write one conversation so that it can be trained on
     │   └── StageInputError        an upstream record is missing or belongs to something else: run that stage
     ├── BaseModelError             the base model cannot be had, or is not the one whose sha256 was written down
     ├── TrainingError              the trainer would have learned nothing, or did
@@ -46,6 +47,10 @@ class ParamsError(InputError):
 
 class DataError(InputError):
     """The raw data, the policy or an eval suite cannot be used."""
+
+
+class ChatTemplateError(DataError):
+    """A conversation and the base model's chat template do not fit each other."""
 
 
 class StageInputError(InputError):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tasks import text_faults
 from tasks.chat import Tokens, Tools
 from tasks.conversations import Accepted, Messages, Quarantined, Rules, judge_all
-from tasks.errors import ParamsError
+from tasks.errors import ChatTemplateError, ParamsError
 from tasks.guidelines import Policy, Rulebook, Topic
 from tasks.normalisation import identify
 from tasks.readers import RawLine
@@ -440,6 +440,18 @@ def test_every_row_gets_one_verdict_in_order(rows: list[bytes]) -> None:
         if isinstance(verdict, Quarantined):
             json.dumps(verdict.detail, ensure_ascii=False).encode()
             assert verdict.raw == rows[verdict.line - 1]
+
+
+def test_a_row_that_the_chat_template_refuses_is_one_of_the_quarantine() -> None:
+    def refuse(conversations: Sequence[Messages], tools: Sequence[Tools]) -> list[Any]:
+        if any(messages[0]["content"] == "no" for messages in conversations):
+            raise ChatTemplateError("chat template: it refuses")
+        return encode(conversations, tools)
+
+    lines = [RawLine("a", n, line_of(asked("no" if n % 3 else "Hi"))) for n in range(300)]
+    verdicts = list(judge_all(lines, RULES, refuse))
+    assert [isinstance(verdict, Accepted) for verdict in verdicts] == [n % 3 == 0 for n in range(300)]
+    assert verdicts[1] == Quarantined("a", 1, "chat_template", "chat template: it refuses", lines[1].data)
 
 
 def test_tokens_are_counted_in_batches_of_good_rows_only() -> None:
