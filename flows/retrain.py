@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from prefect import State, flow, get_run_logger
 from prefect.runtime import flow_run
+from prefect.states import Completed
 from pydantic import Field
 
 from flows import stages
@@ -94,7 +95,8 @@ def _run(place: Workspace, force: str | None, dry_run: bool) -> State[Any]:
         if decision.verdict != "PASS":
             break
         if held := stages.held(place, decision, dry_run):
-            return held
+            name, why = held
+            return Completed(name=name, message=why)
         try:
             receipt = stages.push(place)
         except StaleChampionError as error:

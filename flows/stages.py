@@ -9,7 +9,6 @@ from typing import Any
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.states import Completed
 
 import tasks.preflight
 import tasks.retention
@@ -152,8 +151,9 @@ def clean(workspace: Workspace) -> None:
         log.warning("%s", error)
 
 
-def held(workspace: Workspace, decision: GateDecision, dry_run: bool) -> State[Any] | None:
-    """The end of a run whose candidate passed and is not to be published now; None if it may be, or is published already."""
+@task(name="held", task_run_name="held", **_OPTIONS)
+def held(workspace: Workspace, decision: GateDecision, dry_run: bool) -> tuple[str, str] | None:
+    """How a run ends whose candidate passed and is not published now, and why; None if it may be, or is published already."""
     section = load_params(workspace.params).push
     digest = decision.candidate_digest
     with hub_token(section.registry == "hub"):
@@ -164,9 +164,9 @@ def held(workspace: Workspace, decision: GateDecision, dry_run: bool) -> State[A
         taken_back = registry.withdrawn(digest)
     passed = f"candidate {digest[:12]} passed the gate and"
     if why := why_refused(workspace, digest, section) or taken_back:
-        return Completed(name="NotPublished", message=f"{passed} was refused: {why}")
+        return "NotPublished", f"{passed} was refused: {why}"
     if dry_run:
-        return Completed(name="NotPublished", message=f"{passed} was not published, since this was a dry run")
+        return "NotPublished", f"{passed} was not published, since this was a dry run"
     if section.require_approval:
-        return Completed(name="AwaitingApproval", message=f"{passed} waits for `refit approve` or the deployment `promote`")
+        return "AwaitingApproval", f"{passed} waits for `refit approve` or the deployment `promote`"
     return None

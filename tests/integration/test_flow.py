@@ -231,7 +231,7 @@ def test_the_registry_holds_the_bytes_that_were_judged(first: Step) -> None:
 def test_the_server_shows_the_named_state_and_a_task_for_each_stage(told: dict[str, list[dict[str, Any]]]) -> None:
     (run,) = told["flow_runs"]
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Published")
-    assert sorted(task["name"] for task in told["task_runs"]) == sorted(["preflight", *STAGES, "push", "record", "clean"])
+    assert sorted(task["name"] for task in told["task_runs"]) == sorted(["preflight", *STAGES, "held", "push", "record", "clean"])
     assert {task["state"]["name"] for task in told["task_runs"]} == {"Completed"}
 
 

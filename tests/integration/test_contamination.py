@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.contamination import MIN_BYTES, NGRAM, Leak, contaminated
-from tests.unit.test_dedupe import CHINESE, ENGLISH, KOREAN, THAI, sentence
+from tests.integration.test_dedupe import CHINESE, ENGLISH, KOREAN, THAI, sentence
 
 OTHER = "please tell me which forms of payment you take for a mixer and whether a gift card is one of them"
 
