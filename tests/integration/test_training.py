@@ -497,16 +497,17 @@ def test_replies_are_those_that_the_model_gives(prepared: Prepare) -> None:
 
     workspace = prepared()
     tokenizer = load_tokenizer(workspace.base)
-    (row,) = Encoder(tokenizer)(conversations(0, 1))
+    (tokens,) = Encoder(tokenizer)(conversations(0, 1))
+    row = {"input_ids": tokens["input_ids"].tolist(), "labels": tokens["labels"].tolist()}
     model = AutoModelForCausalLM.from_pretrained(workspace.base)
-    before = generation_metrics(model, lambda: None, tokenizer, [dict(row)])  # type: ignore[arg-type]
+    before = generation_metrics(model, lambda: None, tokenizer, [row])
     optimizer = torch.optim.AdamW(model.parameters(), 0.01)
     for _ in range(60):
         loss = model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    after = generation_metrics(model, lambda: None, tokenizer, [dict(row), dict(row)])  # type: ignore[arg-type]
+    after = generation_metrics(model, lambda: None, tokenizer, [row, row])
     assert before["eval_exact_match"] == 0
     assert before["eval_chrf"] < 30
     assert after == {"eval_exact_match": 1.0, "eval_chrf": pytest.approx(100)}
