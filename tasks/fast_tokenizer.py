@@ -99,8 +99,8 @@ class FastTokenizer:
     def _compare(self, text: str, ids: list[int]) -> None:
         if self._own.encode(text, add_special_tokens=False).ids != ids:
             raise BaseModelError(
-                f"fastokens gives other tokens than the tokenizer for {text[:60]!r}; Refit works without it: "
-                "run `pip uninstall fastokens`"
+                f"fastokens gives other tokens than the base model's tokenizer for a text of {len(text)} characters; Refit works "
+                "without it: run `pip uninstall fastokens`"
             )
 
 
