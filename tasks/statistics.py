@@ -49,6 +49,8 @@ def lower_bound(
 
     The excess below 60 clusters is bound 2, the price of not being deceived by a loss that so few cannot show. If clusters only
     either lose all or stay as they were, coverage steps with their number, as a binomial one does: 95 on average, 89 at worst.
+    Skewness-corrected t (Hall 1992, Journal of the Royal Statistical Society B 54:221), tried in place of bound 1, covers 86 to
+    95 for 50 clusters of one item, and 74 to 95 for clusters of 1 to 6 where they are fewer than 30.
 
     The order of items does not matter. As long as scores stay binary, or not, no bound falls when a difference rises, but for
     the expansion.
