@@ -26,6 +26,7 @@ class FastTokenizer:
         import numpy as np
 
         self._own = tokenizer.backend_tokenizer
+        self._normalizer = self._own.normalizer
         self._encode = fastokens.Tokenizer.from_json_str(self._own.to_str()).encode_batch_flat
         sizes = {number: len(piece) for piece, number in self._own.get_vocab().items()}  # one character stands for one byte
         sizes |= {number: len(token.content.encode()) for number, token in self._own.get_added_tokens_decoder().items()}
@@ -57,7 +58,10 @@ class FastTokenizer:
         ids, bounds, ends = encoded
         self._compare(texts[0], ids[: bounds[1]].tolist())
         begins = ends[bounds]
-        whole = (np.diff(begins) == [_size(text, len(text)) for text in texts]).tolist()
+        whole = [
+            end - begin == _size(text, len(text)) and self._stays(text)
+            for text, begin, end in zip(texts, begins.tolist(), begins[1:].tolist(), strict=False)
+        ]
         wanted = [
             (begin + _size(text, start), begin + _size(text, end))
             for text, begin, inside, good in zip(texts, begins[:-1].tolist(), spans, whole, strict=True)
@@ -70,6 +74,10 @@ class FastTokenizer:
         return [
             {"input_ids": ids[part], "labels": labels[part]} if good else None for part, good in zip(parts, whole, strict=True)
         ]
+
+    def _stays(self, text: str) -> bool:
+        """Whether the tokenizer does not change the text first: its bytes may be as many as before and stand elsewhere."""
+        return self._normalizer is None or self._normalizer.normalize_str(text) == text
 
     def _flat(self, texts: Sequence[str]) -> "tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None":
         """Tokens of all texts in one row, where each text begins and the last one ends, and how many bytes lie before each token.
