@@ -28,7 +28,7 @@ run: install ## Retrain once: validate, prepare, train, evaluate, gate, publish
 
 # Thousands of small files: in memory, where the system has such a folder, and no longer there once all passed.
 test-unit: export PYTEST_DEBUG_TEMPROOT := $(wildcard /dev/shm)
-test-unit: OPTIONS := -o tmp_path_retention_policy=failed
+test-unit: PYTEST_OPTIONS := -o tmp_path_retention_policy=failed
 # Each of the last three keeps to one core.
 test: install ## Run the tests: unit, then integration, fault and e2e side by side, but for the slow ones
 	$(MAKE) test-unit
@@ -39,7 +39,7 @@ test-slow: install ## Run the tests that are marked slow: every fault, every way
 test-e2e slow-e2e: FIRST := nice -n 3
 # pytest leaves with 5, which is a failure here, if a tier has no test.
 $(TIERS:%=test-%): test-%: install
-	$(FIRST) $(BIN)/python -m pytest $(OPTIONS) -m "not slow" tests/$*
+	$(FIRST) $(BIN)/python -m pytest $(PYTEST_OPTIONS) -m "not slow" tests/$*
 slow-integration slow-fault slow-e2e: slow-%: install
 	$(FIRST) $(BIN)/python -m pytest -m slow tests/$*
 
