@@ -24,11 +24,11 @@ def test_short_work_says_nothing(clock: list[float], capsys: pytest.CaptureFixtu
 
 
 def test_a_command_keeps_its_output_for_the_answer(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    rows = counted(range(2), "done", sys.stderr)
+    rows = counted(range(70), "done", sys.stderr)
     next(rows)
-    clock.append(6)
-    assert list(rows) == [1]
-    assert capsys.readouterr() == ("", "done 1 rows, 0 rows/s\ndone 2 rows, 0 rows/s\n")
+    clock.append(8)
+    assert list(rows) == list(range(1, 70))
+    assert capsys.readouterr() == ("", "done 32 rows, 4 rows/s\ndone 70 rows, 9 rows/s\n")
 
 
 def test_long_work_tells_rows_and_rate_and_its_end_once(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
