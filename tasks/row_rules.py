@@ -170,8 +170,11 @@ def _control_token(row: Any, rules: "Rules") -> str | None:
         return fault
     if fault := find_beside(row.get("tools")):
         return f"tools: {fault}"
-    named = [[message[key] for key in ("tool_call_id", "name") if key in message] for message in row["messages"]]
-    return next((f"message {number}: {fault}" for number, each in enumerate(named, 1) if (fault := find_beside(each))), None)
+    for number, message in enumerate(row["messages"], 1):
+        for key in ("tool_call_id", "name"):
+            if key in message and (fault := find_beside(message[key])):
+                return f"message {number}: {fault}"
+    return None
 
 
 # In this order; each relies on those above it. A mask would look like a placeholder that nobody filled, and hide half a secret.

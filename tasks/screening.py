@@ -82,11 +82,14 @@ def _first_find(row: Mapping[str, Any], find: _Finder) -> str | None:
     """Names the kind only: the find must not travel on. Most rows have none, which one look at all texts tells."""
     messages: list[Message] = row["messages"]
     texts = [*map(said, messages), *([json.dumps(row["tools"], ensure_ascii=False)] if row.get("tools") else [])]
-    if find.in_text("\n".join(texts)) is not None:
+    looked_at = [*texts, row["id"]] if find.in_id is find.in_text else texts
+    if find.in_text("\n".join(looked_at)) is not None:
         places = [*(f"message {number} ({message['role']})" for number, message in enumerate(messages, start=1)), "tools"]
         for place, text in zip(places, texts, strict=False):
             if found := find.in_text(text):
                 return f"{place}: {NAMES[found.kind]}"
+    elif looked_at is not texts:
+        return None
     return f"id: {NAMES[found.kind]}" if (found := find.in_id(row["id"])) else None
 
 
