@@ -55,15 +55,15 @@ def _run_stage(workspace: Workspace, stage: str, forced: bool) -> Record:
     params = load_params(workspace.params)
     with hub_token(_asks_hub(stage, params)):
         changed = forced or bool(stale_stages(workspace, params, [stage]))
-    if changed and stage == "train":
-        with hub_token(params.push.registry == "hub"):
-            tasks.preflight.before_training(workspace, params)
-    with hub_token(_asks_hub(stage, params)):
-        if not changed:
-            logger.info("%s: unchanged", stage)
-        else:
-            progress = TrainingProgress(logger.info) if stage == "train" else logger.info
-            timeout = params.timeouts.of(stage)
+    if not changed:
+        logger.info("%s: unchanged", stage)
+    else:
+        if stage == "train":
+            with hub_token(params.push.registry == "hub"):
+                tasks.preflight.before_training(workspace, params)
+        progress = TrainingProgress(logger.info) if stage == "train" else logger.info
+        timeout = params.timeouts.of(stage)
+        with hub_token(_asks_hub(stage, params)):
             reproduce(workspace, stage, progress, timeout, forced)
             if stage in UNKNOWN_TO_DVC and UNKNOWN_TO_DVC[stage](workspace, params):
                 reproduce(workspace, stage, progress, timeout, force=True)

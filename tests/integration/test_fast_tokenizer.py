@@ -1,5 +1,6 @@
 """fastokens gives the tokens and labels of the tokenizer itself, or none: on any text, for any byte-level BPE, and for others."""
 
+import sys
 import unicodedata
 from types import SimpleNamespace
 from typing import Any
@@ -103,16 +104,15 @@ def test_a_text_that_the_tokenizer_changes_first_is_left_to_it() -> None:
 def test_a_tokenizer_that_is_no_byte_level_bpe_is_left_alone() -> None:
     """One with other marks for blanks, one that changes the text first, one that trims the blanks from a token's place."""
     assert FastTokenizer.make(trained(pre_tokenizers.Metaspace(), [])) is None
-    lowering = trained(SPLITS["gpt2"], BYTES, normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]))
-    fast = FastTokenizer.make(lowering)
-    assert fast is None or lists(fast(["café"], [[(0, 4)]])[0]) in (None, own(lowering, "café", [(0, 4)]))
+    stripping = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
+    assert FastTokenizer.make(trained(SPLITS["gpt2"], BYTES, stripping)) is None
     trimming = trained(SPLITS["gpt2"], BYTES)
     trimming.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     assert FastTokenizer.make(trimming) is None
 
 
 def test_without_the_package_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "fastokens", None)
+    monkeypatch.setitem(sys.modules, "fastokens", None)
     assert FastTokenizer.make(TOKENIZERS["gpt2"]) is None
 
 
