@@ -5,9 +5,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 from tasks.errors import BaseModelError, ChatTemplateError, StageInputError, one_line
+from tasks.template_analysis import prints_verbatim
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,13 +86,20 @@ def control_tokens(tokenizer: Any) -> tuple[str, ...]:
     return tuple(sorted(token.content for token in tokenizer.added_tokens_decoder.values() if token.special))
 
 
+class _Text(NamedTuple):
+    """A conversation as the template shows it, and which of its characters are supervised."""
+
+    text: str
+    spans: list[Span]
+
+
 class Encoder:
     """Tokenises conversations and labels every assistant message up to and including its end-of-turn token.
 
-    Works with any chat template that only ever appends; no `{% generation %}` marks are needed. Where the messages stand in the
-    text is found once for each order of roles, on a conversation of short marks, and proven for each conversation by comparing
-    its text with what those places say; one that differs, as where a template trims or rewrites, is rendered up to each of its
-    replies instead.
+    Works with any chat template that only ever appends; no `{% generation %}` marks are needed. What stands around the contents
+    is found once for each order of roles, on a conversation of short marks. With a template that prints contents as they are,
+    that tells the text of each conversation. With any other each is rendered and compared with what it would be so; one that
+    differs, as where a template trims or rewrites, is rendered again up to each of its replies.
     """
 
     def __init__(self, tokenizer: Any, fast: LabelAll | None = None) -> None:
@@ -101,6 +109,8 @@ class Encoder:
         self._encode = tokenizer.backend_tokenizer  # itself: the wrapper takes longer to copy its result than it to tokenise
         self._encode.no_truncation()
         self._encode.no_padding()
+        self._end = tokenizer.eos_token_id
+        self._verbatim = prints_verbatim(tokenizer.get_chat_template())
         self._layouts: dict[tuple[str, ...], _Layout | None] = {}
 
     def __call__(self, conversations: Sequence[Sequence[Message]], tools: Sequence[Tools] = ()) -> list[Tokens]:
@@ -112,9 +122,7 @@ class Encoder:
         """
         if not conversations:
             return []
-        tools = tools or [()] * len(conversations)
-        texts = _render_all(conversations, tools, self._tokenizer)
-        spans = list(map(self._spans, conversations, tools, texts))
+        texts, spans = zip(*self._texts(conversations, tools or [()] * len(conversations)), strict=True)
         known = self._fast(texts, spans) if self._fast else [None] * len(texts)
         rest = [text for text, tokens in zip(texts, known, strict=True) if tokens is None]
         encodings = iter(self._encode.encode_batch(rest, add_special_tokens=False))
@@ -124,7 +132,9 @@ class Encoder:
         ]
 
     def _checked(self, n_replies: int, tokens: Tokens) -> Tokens:
-        if (trained_ends := int((tokens["labels"] == self._tokenizer.eos_token_id).sum())) != n_replies:
+        import numpy as np
+
+        if (trained_ends := np.count_nonzero(tokens["labels"] == self._end)) != n_replies:
             raise ChatTemplateError(
                 f"chat template: {trained_ends} of {n_replies} assistant turns end with {self._tokenizer.eos_token!r} among the "
                 "labels; a model trained so would not stop; take a template that ends each assistant turn with the tokenizer's "
@@ -132,14 +142,28 @@ class Encoder:
             )
         return tokens
 
-    def _spans(self, messages: Sequence[Message], tools: Tools, text: str) -> list[Span]:
-        if tools or any("tool_calls" in message for message in messages):
-            return _assistant_spans(messages, tools, text, self._tokenizer)
-        roles = tuple(message["role"] for message in messages)
+    def _texts(self, conversations: Sequence[Sequence[Message]], tools: Sequence[Tools]) -> list[_Text]:
+        laid_out = list(map(self._laid_out, conversations, tools))
+        unsure = [at for at, laid in enumerate(laid_out) if laid is None or not self._verbatim]
+        texts = _render_all([conversations[at] for at in unsure], [tools[at] for at in unsure], self._tokenizer)
+        rendered = dict(zip(unsure, texts, strict=True))
+
+        def certain(at: int, laid: _Text | None) -> _Text:
+            if laid and (at not in rendered or rendered[at] == laid.text):
+                return laid
+            return _Text(rendered[at], _assistant_spans(conversations[at], tools[at], rendered[at], self._tokenizer))
+
+        return list(map(certain, range(len(laid_out)), laid_out))
+
+    def _laid_out(self, messages: Sequence[Message], tools: Tools) -> _Text | None:
+        """What it is if the template prints the contents as they are; None where that is not to be told by roles."""
+        if tools or any("tool_calls" in message or not message["content"] for message in messages):
+            return None
+        roles = tuple([message["role"] for message in messages])
         if roles not in self._layouts:
             self._layouts[roles] = _layout(roles, self._tokenizer)
         layout = self._layouts[roles]
-        return (layout and layout.spans(messages, text)) or _assistant_spans(messages, (), text, self._tokenizer)
+        return layout.fill(messages) if layout else None
 
 
 def labelled(spans: Sequence[Span], encoding: Any) -> Tokens:
@@ -165,18 +189,19 @@ class _Layout:
     literals: tuple[str, ...]
     margins: tuple[tuple[int, int, int], ...]
 
-    def spans(self, messages: Sequence[Message], text: str) -> list[Span] | None:
-        """The supervised parts of `text`, or None if it is not these literals around the contents."""
-        places, position = [], 0
-        pieces = []
+    def fill(self, messages: Sequence[Message]) -> _Text:
+        """The text with these contents between the literals."""
+        places: list[Span] = []
+        pieces: list[str] = []
+        position = 0
         for literal, message in zip(self.literals, messages, strict=False):
-            position += len(literal)
-            places.append((position, position + len(message["content"])))
-            position += len(message["content"])
-            pieces += [literal, message["content"]]
-        if "".join([*pieces, self.literals[-1]]) != text:
-            return None
-        return [(places[index][0] - before, places[index][1] + after) for index, before, after in self.margins]
+            content = message["content"]
+            start = position + len(literal)
+            position = start + len(content)
+            places.append((start, position))
+            pieces += (literal, content)
+        spans = [(places[index][0] - before, places[index][1] + after) for index, before, after in self.margins]
+        return _Text("".join((*pieces, self.literals[-1])), spans)
 
 
 def _layout(roles: tuple[str, ...], tokenizer: Any) -> _Layout | None:
@@ -192,6 +217,8 @@ def _layout(roles: tuple[str, ...], tokenizer: Any) -> _Layout | None:
         literals.append(literal)
         places.append((position + len(literal), position + len(literal) + len(found)))
         position = places[-1][1]
+    if any(message["content"] in literal for message in messages for literal in (*literals, rest)):
+        return None
     spans = _assistant_spans(messages, (), text, tokenizer)
     replies = [index for index, role in enumerate(roles) if role == "assistant"]
     margins = [(index, places[index][0] - a, b - places[index][1]) for index, (a, b) in zip(replies, spans, strict=True)]
@@ -257,6 +284,8 @@ def _render(messages: Sequence[Message], tokenizer: Any, tools: Tools, add_gener
 
 def _render_all(conversations: Sequence[Sequence[Message]], tools: Sequence[Tools], tokenizer: Any) -> list[str]:
     """All at once where no tools are offered, since a call of the template has one list of them."""
+    if not conversations:
+        return []
     if any(tools):
         return [_render(messages, tokenizer, offered) for messages, offered in zip(conversations, tools, strict=True)]
     texts: list[str] = _apply(tokenizer, list(conversations))

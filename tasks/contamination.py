@@ -14,12 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby, pairwise
-from math import floor
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from tasks.ngrams import CHUNK, count_shared, distinct, padded_windows
-from tasks.parallel import batched, map_ordered, map_threads
+from tasks.parallel import batched, map_threads
 
 if TYPE_CHECKING:
     from tasks.ngrams import Array
@@ -34,7 +33,7 @@ _TRIALS = 8  # protected texts that a training text is compared with, by the num
 _POSTINGS = 64  # protected texts that one n-gram leads to
 _FILTER_SPARE = 4  # bits by which the filter is larger than the number of keys: one in 16 to 32 of all other n-grams passes
 _CELL_BITS = 10  # of a protected text's number, by which pairs are counted roughly
-_COUNT_BITS = 20  # of a table of how frequent n-grams are, which need not be exact
+_COUNT_BITS = 22  # of a table of how frequent n-grams are, which need not be exact
 _SAMPLE = 16_384  # protected texts in which n-grams are counted, to tell rare ones
 _CACHED = 65_536  # sets of n-grams of protected texts that were compared: 3 kB each for texts of 400 characters
 
@@ -48,22 +47,17 @@ class Leak:
     overlap: float
 
 
-def contaminated(
-    train: Iterable[str], protected: Iterable[tuple[str, str]], threshold: float, processes: int | None = 1
-) -> list[Leak]:
+def contaminated(train: Iterable[str], protected: Iterable[tuple[str, str]], threshold: float) -> list[Leak]:
     """Training rows that hold at least `threshold`, in (0, 1], of a protected (name, text); each once, with the largest overlap.
 
     Work is bounded for any data, by what only protected texts that are alike can notice: an n-gram leads to the first 64 texts
-    that are indexed by it, and a row is compared with the 8 likeliest texts.
-
-    `processes`, as in `tasks.parallel.map_ordered`, index the protected texts; threads look for them in the others, since the
-    index is too large to be copied.
+    that are indexed by it, and a row is compared with the 8 likeliest texts. The work is done by a thread a core.
     """
     names: dict[str, str] = {}
     for name, text in protected:
         names.setdefault(text, name)
     short = {text: name for text, name in names.items() if text and len(_encode(text)) < MIN_BYTES}
-    index = _Index([(name, text) for text, name in names.items() if len(_encode(text)) >= MIN_BYTES], threshold, processes)
+    index = _Index([(name, text) for text, name in names.items() if len(_encode(text)) >= MIN_BYTES], threshold)
 
     def search(chunk: list[str]) -> dict[int, tuple[float, str]]:
         return index.search(chunk) | {row: (1.0, short[text]) for row, text in enumerate(chunk) if text in short}
@@ -83,15 +77,15 @@ class _Index:
     that are the rarest in a sample of the texts.
     """
 
-    def __init__(self, protected: list[tuple[str, str]], threshold: float, processes: int | None) -> None:
+    def __init__(self, protected: list[tuple[str, str]], threshold: float) -> None:
         import numpy as np
 
         self.names = [name for name, _ in protected]
         self.threshold = threshold
         texts = [text for _, text in protected]
-        self.ngrams = lru_cache(maxsize=_CACHED)(lambda text: _ngram_sets([texts[text]])[0])
+        self.ngrams = lru_cache(maxsize=_CACHED)(lambda text: _ngrams([texts[text]])[0])
         choose = partial(_choose, _frequency(texts[:: 1 + len(texts) // _SAMPLE]), threshold)
-        parts = list(map_ordered(partial(partial, choose), batched(texts, CHUNK), processes)) or [choose([])]
+        parts = list(map_threads(choose, batched(texts, CHUNK))) or [(np.zeros(0, np.uint32), *np.zeros((2, 0), np.int64))]
         chosen, sizes, self.required = map(np.concatenate, zip(*parts, strict=True))
         keys, self.starts, self.counts, self.texts = _postings(chosen, sizes)
         self.lookup = _Lookup(keys)
@@ -194,18 +188,28 @@ def _ranks(counts: "Array") -> "Array":
     return ranks
 
 
-def _ngram_sets(texts: list[str]) -> list["Array"]:
+def _ngrams(texts: list[str]) -> tuple["Array", "Array"]:
+    """The n-grams of each text, none of which is shorter than one, sorted and each once, in one array, and how many each has."""
+    import numpy as np
+
     hashes, offsets = padded_windows(texts, "utf-8", "u1", NGRAM)
-    return [distinct(hashes[start + NGRAM - 1 : end - NGRAM + 1]) for start, end in pairwise(offsets.tolist())]
+    inside = [hashes[start + NGRAM - 1 : end - NGRAM + 1] for start, end in pairwise(offsets.tolist())]
+    sizes = np.diff(offsets) - 2 * (NGRAM - 1)
+    for ngrams in inside:
+        ngrams.sort()
+    flat = np.concatenate(inside)
+    first = np.append(True, flat[1:] != flat[:-1])
+    first[np.cumsum(sizes)[:-1]] = True
+    return flat[first], np.add.reduceat(first, np.cumsum(sizes) - sizes, dtype=np.int64)
 
 
 def _frequency(texts: list[str]) -> "Array":
     """In how many of the texts an n-gram occurs, by the first _COUNT_BITS of its hash."""
     import numpy as np
 
-    counts: Array = np.zeros(1 << _COUNT_BITS, np.int64)
-    for chunk in batched(texts, CHUNK):
-        counts += np.bincount(_count_place(np.concatenate(_ngram_sets(chunk))), minlength=len(counts))
+    counts: Array = np.zeros(1 << _COUNT_BITS, np.uint64)
+    for ngrams, _ in map_threads(_ngrams, batched(texts, CHUNK)):
+        np.add.at(counts, _count_place(ngrams), np.uint64(1))
     return counts
 
 
@@ -213,13 +217,19 @@ def _choose(frequency: "Array", threshold: float, texts: list[str]) -> tuple["Ar
     """The n-grams that each text is indexed by, all in one array, how many each has, and how many of those must be seen."""
     import numpy as np
 
-    chosen, slacks = [], []
-    for ngrams in _ngram_sets(texts):
-        slacks.append(floor((1 - threshold) * len(ngrams) + 1e-9))
-        rarest_first = np.argsort(frequency[_count_place(ngrams)], kind="stable")
-        chosen.append(_shortened(ngrams[rarest_first[: slacks[-1] + _SPARE]]))
-    sizes = np.fromiter(map(len, chosen), np.int64, len(chosen))
-    return np.concatenate([*chosen, np.zeros(0, np.uint32)]), sizes, np.maximum(sizes - np.array(slacks, np.int64), 1)
+    ngrams, sizes = _ngrams(texts)
+    slacks = np.floor((1 - threshold) * sizes + 1e-9).astype(np.int64)
+    wanted = np.minimum(sizes, slacks + _SPARE)
+    # One number to sort: how frequent an n-gram is, and its place.
+    order = frequency[_count_place(ngrams)] << np.uint64(32) | np.arange(len(ngrams), dtype=np.uint64)
+    starts = (np.cumsum(sizes) - sizes).tolist()
+    rarest = []
+    for start, size, want in zip(starts, sizes.tolist(), wanted.tolist(), strict=True):
+        part = order[start : start + size]
+        part.sort()
+        rarest.append(part[:want])
+    chosen = ngrams[(np.concatenate(rarest) & np.uint64(0xFFFFFFFF)).astype(np.intp)]
+    return _shortened(chosen), wanted, np.maximum(wanted - slacks, 1)
 
 
 def _shortened(hashes: "Array") -> "Array":
@@ -241,15 +251,16 @@ def _postings(ngrams: "Array", sizes: "Array") -> tuple["Array", "Array", "Array
     """Sorted hashes (k,), where the texts of each begin (k,), how many they are (k,; at most _POSTINGS), and the texts."""
     import numpy as np
 
-    texts = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-    order = np.argsort(ngrams, kind="stable")
-    ordered = ngrams[order]
+    # One number to sort, which also tells the text: less work than to sort places and then to look there.
+    pairs = ngrams.astype(np.uint64) << np.uint64(32) | np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes)
+    pairs.sort()
+    ordered, texts = (pairs >> np.uint64(32)).astype(np.uint32), pairs.astype(np.uint32)
     first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
     counts = np.diff(np.append(first, len(ordered)))
     surplus = np.maximum(counts - _POSTINGS, 0)
     beyond = np.repeat(first + _POSTINGS, surplus) + _ranks(surplus)
     counts -= surplus
-    return ordered[first], np.cumsum(counts) - counts, counts, np.delete(texts[order], beyond)
+    return ordered[first], np.cumsum(counts) - counts, counts, np.delete(texts, beyond)
 
 
 def _encode(text: str) -> bytes:

@@ -71,7 +71,7 @@ def prepare(
     splits = ["train" if replay else split_of(cluster, section) for replay, cluster in zip(rows["replay"], clusters, strict=True)]
     processes = 1 if n_accepted <= SMALL else None
     dropped = _repetitions(rows, splits, section.near_duplicate_threshold, processes)
-    dropped |= _leaks(rows, splits, dropped, protected, section.contamination_threshold, processes)
+    dropped |= _leaks(rows, splits, dropped, protected, section.contamination_threshold)
     dropped |= _surplus(rows, splits, dropped, section)
     places = [None if row in dropped else split for row, split in enumerate(splits)]
     if empty := [name for name in SPLITS if name not in places]:
@@ -143,7 +143,6 @@ def _leaks(
     dropped: dict[int, Drop],
     protected: Iterable[tuple[str, str]],
     threshold: float,
-    processes: int | None,
 ) -> dict[int, Drop]:
     """Training rows that hold the text of a test row or of an item of another suite."""
     members: dict[str, list[int]] = {name: [] for name in SPLITS}
@@ -153,7 +152,7 @@ def _leaks(
     scored = [(rows["source"][row], rows["text"][row]) for row in members["test"]]
     train = members["train"]
     texts = counted((rows["text"][row] for row in train), "looked for leaks in")
-    leaks = contaminated(texts, [*scored, *protected], threshold, processes)
+    leaks = contaminated(texts, [*scored, *protected], threshold)
     return {train[leak.row]: Drop("contaminated", leak.of, round(leak.overlap, 4)) for leak in leaks}
 
 

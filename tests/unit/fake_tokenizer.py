@@ -37,6 +37,9 @@ class FakeTokenizer:
         self.template = template
         self.pieces = re.compile(pieces, re.DOTALL)
 
+    def get_chat_template(self) -> str:
+        return "{{ messages }}"
+
     def apply_chat_template(self, messages: Any, tokenize: bool, add_generation_prompt: bool = False, **offered: Any) -> Any:
         assert not tokenize
         if messages and isinstance(messages[0], list):
