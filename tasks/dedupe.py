@@ -14,7 +14,7 @@ from math import sqrt
 from typing import TYPE_CHECKING
 
 from tasks.ngrams import CHUNK, count_shared, distinct, padded_windows
-from tasks.parallel import batched, map_ordered
+from tasks.parallel import batched, map_ordered, map_threads
 
 if TYPE_CHECKING:
     from tasks.ngrams import Array
@@ -60,9 +60,10 @@ def near_duplicates(texts: Iterable[str], threshold: float, processes: int | Non
     first 8 and with those that share the next bands too, like in an LSH forest (Bawa, Condie, Ganesan 2005), and the 4 likeliest
     are verified. There alone pairs near the threshold can be missed.
 
-    Memory: the texts, 126 bytes of signature and 250 bytes of bucket numbers a row at a threshold of 0.8.
+    Memory: the texts, and at a threshold of 0.8 for each row 294 bytes of signature, and 16 bytes for each bucket that it shares
+    with another one.
 
-    `processes` as in `tasks.parallel.map_ordered`.
+    `processes`, as in `tasks.parallel.map_ordered`, make the signatures.
     """
     import numpy as np
 
@@ -76,8 +77,8 @@ def near_duplicates(texts: Iterable[str], threshold: float, processes: int | Non
     signed = list(map_ordered(partial(partial, _sign, *lsh_shape(threshold)), chunks(), processes))
     if not rows:
         return []
-    slots, keys = map(np.concatenate, zip(*signed, strict=True))
-    return _first_stays(rows, slots, _buckets(keys), threshold)
+    slots, keys = zip(*signed, strict=True)
+    return _first_stays(rows, np.concatenate(slots), *_buckets(np.concatenate(keys, axis=1)), threshold)
 
 
 def lsh_shape(threshold: float) -> tuple[int, int]:
@@ -104,7 +105,7 @@ def _ngrams(texts: list[str]) -> tuple["Array", "Array"]:
 
 
 def _sign(bands: int, width: int, texts: list[str]) -> tuple["Array", "Array"]:
-    """The last byte of each slot of the signatures, for estimates, and the keys of their bands."""
+    """The last byte of each slot of the signatures, for estimates, uint8 (texts, slots), and the keys of their bands."""
     import numpy as np
 
     signatures = _signatures(texts)[:, : bands * width]
@@ -123,7 +124,7 @@ def _signatures(texts: list[str]) -> "Array":
 
 
 def _band_keys(signatures: "Array") -> "Array":
-    """One uint64 for each band: (rows, bands, width) -> (rows, bands)."""
+    """One uint64 for each band: (rows, bands, width) -> (bands, rows)."""
     import numpy as np
 
     keys = np.zeros(signatures.shape[:2], np.uint64)
@@ -131,46 +132,57 @@ def _band_keys(signatures: "Array") -> "Array":
         keys ^= signatures[:, :, slot]
         keys *= np.uint64(0x9E3779B97F4A7C15)
         keys ^= keys >> np.uint64(32)
-    return keys
+    return np.ascontiguousarray(keys.T)
 
 
-def _buckets(keys: "Array") -> "Array":
-    """Numbers of the buckets of each row, int32 (rows, _DEPTHS * bands), -1 where nobody shares it: keys (rows, bands).
+def _buckets(keys: "Array") -> tuple["Array", "Array"]:
+    """Each row with each bucket that it shares with another row, in the order of rows: two arrays, the buckets numbered from 0.
 
-    The columns of depth d + 1 hold buckets of rows that share d + 1 successive bands, and only of rows whose bucket at depth d
-    has more rows than room.
+    `keys`: (bands, rows).
     """
     import numpy as np
 
-    n, bands = keys.shape
-    numbers = np.full((n, _DEPTHS * bands), -1, np.int32)
-    used = 0
-    for band in range(bands):
-        members, prefix = np.arange(n), keys[:, band]
-        for depth in range(_DEPTHS):
-            order = np.argsort(prefix, kind="stable")
-            starts = np.flatnonzero(np.concatenate(([True], prefix[order][1:] != prefix[order][:-1])))
-            sizes = np.diff(np.append(starts, len(order)))
-            labels = np.where(sizes > 1, used + np.cumsum(sizes > 1) - 1, -1)
-            numbers[members[order], depth * bands + band] = np.repeat(labels, sizes)
-            used += int((sizes > 1).sum())
-            crowded = np.sort(order[np.repeat(sizes > _ROOM, sizes)])
-            if not len(crowded):
-                break
-            members, prefix = (
-                members[crowded],
-                prefix[crowded] * np.uint64(3) + keys[members[crowded], (band + depth + 1) % bands],
-            )
-    return numbers
+    rows, buckets, used = [], [], 0
+    for found in map_threads(partial(_shared, keys), range(len(keys))):
+        for members, numbers in found:
+            rows.append(members)
+            buckets.append(numbers + used)
+            used += int(numbers.max(initial=-1)) + 1
+    together = np.concatenate(rows)
+    order = np.argsort(together, kind="stable")
+    return together[order], np.concatenate(buckets)[order]
 
 
-def _first_stays(texts: list[str], slots: "Array", buckets: "Array", threshold: float) -> list[NearDuplicate]:
+def _shared(keys: "Array", band: int) -> list[tuple["Array", "Array"]]:
+    """Rows that share a bucket of this band, and its number, for each depth.
+
+    At depth d they share d + 1 successive bands; it holds only rows whose bucket at depth d - 1 has more rows than room.
+    """
+    import numpy as np
+
+    members, prefix = np.arange(keys.shape[1]), keys[band]
+    found = []
+    for depth in range(_DEPTHS):
+        order = np.argsort(prefix, kind="stable")
+        starts = np.flatnonzero(np.concatenate(([True], prefix[order][1:] != prefix[order][:-1])))
+        sizes = np.diff(np.append(starts, len(order)))
+        several = np.repeat(sizes > 1, sizes)
+        found.append((members[order[several]], np.repeat(np.arange((sizes > 1).sum()), sizes[sizes > 1])))
+        crowded = np.sort(order[np.repeat(sizes > _ROOM, sizes)])
+        if not len(crowded):
+            break
+        members = members[crowded]
+        prefix = prefix[crowded] * np.uint64(3) + keys[(band + depth + 1) % len(keys), members]
+    return found
+
+
+def _first_stays(texts: list[str], slots: "Array", rows: "Array", buckets: "Array", threshold: float) -> list[NearDuplicate]:
     """Rows in order: each is either a duplicate of one that stays, or stays and enters its buckets as far as they have room."""
-    members = array("i", bytes(4 * _ROOM * (int(buckets.max()) + 1)))  # the first _ROOM rows of each bucket
+    members = array("i", bytes(4 * _ROOM * (int(buckets.max(initial=-1)) + 1)))  # the first _ROOM rows of each bucket
     filled = bytearray(len(members) // _ROOM)
     kept_set = lru_cache(maxsize=_CACHED)(lambda row: _ngram_sets([texts[row]])[0])
     found = []
-    for row, mine, own_set in _walk(texts, buckets):
+    for row, mine, own_set in _walk(texts, rows, buckets):
         candidates = {of for bucket in mine for of in members[_ROOM * bucket : _ROOM * bucket + filled[bucket]]}
         for of in _likely(slots, row, candidates, threshold):
             if (similarity := _jaccard(own_set, kept_set(of))) >= threshold:
@@ -184,15 +196,15 @@ def _first_stays(texts: list[str], slots: "Array", buckets: "Array", threshold: 
     return found
 
 
-def _walk(texts: list[str], buckets: "Array") -> Iterator[tuple[int, list[int], "Array"]]:
+def _walk(texts: list[str], rows: "Array", buckets: "Array") -> Iterator[tuple[int, list[int], "Array"]]:
     """Rows that share a bucket, with their buckets and n-gram sets."""
     import numpy as np
 
-    sharing = np.flatnonzero((buckets >= 0).any(axis=1))
-    for start in range(0, len(sharing), CHUNK):
-        block = sharing[start : start + CHUNK].tolist()
-        for row, mine, own_set in zip(block, buckets[block].tolist(), _ngram_sets([texts[row] for row in block]), strict=True):
-            yield row, [bucket for bucket in mine if bucket >= 0], own_set
+    sharing, starts = np.unique(rows, return_index=True)
+    bounds = pairwise(np.append(starts, len(rows)).tolist())
+    for block in batched(sharing.tolist(), CHUNK):
+        for row, own_set in zip(block, _ngram_sets([texts[row] for row in block]), strict=True):
+            yield row, buckets[slice(*next(bounds))].tolist(), own_set
 
 
 def _ngram_sets(texts: list[str]) -> list["Array"]:

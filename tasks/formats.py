@@ -53,7 +53,8 @@ def as_conversation(row: Any, columns: Mapping[RowKey, str]) -> Any:
         row = {"messages": row}
     if not isinstance(row, dict):
         return row
-    row = row | {wanted: row[theirs] for wanted, theirs in columns.items() if theirs in row}
+    if columns:
+        row = row | {wanted: row[theirs] for wanted, theirs in columns.items() if theirs in row}
     if row.get("tools") is not None:
         row = row | {"tools": as_tools(row["tools"])}
     if (messages := _messages(row)) is not None:

@@ -69,8 +69,7 @@ def prepare(
     n_accepted = len(rows["id"])
     clusters = [cluster_of(group, prompt) for group, prompt in zip(rows["group"], rows["prompt_hash"], strict=True)]
     splits = ["train" if replay else split_of(cluster, section) for replay, cluster in zip(rows["replay"], clusters, strict=True)]
-    processes = 1 if n_accepted <= SMALL else None
-    dropped = _repetitions(rows, splits, section.near_duplicate_threshold, processes)
+    dropped = _repetitions(rows, splits, section.near_duplicate_threshold, 1 if n_accepted <= SMALL else None)
     dropped |= _leaks(rows, splits, dropped, protected, section.contamination_threshold)
     dropped |= _surplus(rows, splits, dropped, section)
     places = [None if row in dropped else split for row, split in enumerate(splits)]

@@ -5,7 +5,7 @@ Each rule says in a few words what is wrong with a row, or None.
 
 import json
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from tasks import text_faults
@@ -38,11 +38,13 @@ def check_screening(section: Screening) -> None:
         check_language(section.language)
 
 
-def mask_row(row: Mapping[str, Any], section: Screening) -> tuple[dict[str, Any], tuple[Kind, ...]]:
+def mask_row(row: dict[str, Any], section: Screening) -> tuple[dict[str, Any], tuple[Kind, ...]]:
     """The row with what is to be masked replaced in messages, tools and id, and the kinds of it in alphabetical order."""
+    if not (finders := _finders_to_mask(section)):
+        return row, ()
     kinds: set[Kind] = set()
     row = dict(row)
-    for find in _finds_to_mask(section):
+    for find in finders:
         for part in _PARTS:
             row[part], found = _masked(row.get(part), find.in_id if part == "id" else find.in_text)
             kinds |= found
@@ -59,7 +61,7 @@ def secret(row: Mapping[str, Any], section: Screening) -> str | None:
 
 
 def personal_data(row: Mapping[str, Any], section: Screening) -> str | None:
-    return _first_find(row, _personal(section)) if section.personal_data == "quarantine" else None
+    return _first_find(row, _personal(section.phone_regions)) if section.personal_data == "quarantine" else None
 
 
 def boilerplate(row: Mapping[str, Any], section: Screening) -> str | None:
@@ -107,11 +109,12 @@ def _masked(value: Any, find: Find) -> tuple[Any, set[Kind]]:
     return value, kinds
 
 
-def _personal(section: Screening) -> _Finder:
-    return _Finder(partial(find_personal_data, regions=section.phone_regions), find_email)
+@cache
+def _personal(regions: tuple[str, ...]) -> _Finder:
+    return _Finder(partial(find_personal_data, regions=regions), find_email)
 
 
-def _finds_to_mask(section: Screening) -> list[_Finder]:
+def _finders_to_mask(section: Screening) -> list[_Finder]:
     """Secrets first: the end of a URL's password looks like the beginning of an e-mail address."""
-    handled = ((_SECRET, section.secrets), (_personal(section), section.personal_data))
-    return [find for find, handling in handled if handling == "mask"]
+    handled = ((_SECRET, section.secrets), (_personal(section.phone_regions), section.personal_data))
+    return [finder for finder, handling in handled if handling == "mask"]

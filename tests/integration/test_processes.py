@@ -15,6 +15,7 @@ from typing import IO
 
 import pytest
 
+from tasks.contamination import contaminated
 from tasks.dedupe import near_duplicates
 from tasks.parallel import map_ordered, map_threads
 
@@ -138,11 +139,16 @@ def test_another_process_finds_the_same_near_duplicates() -> None:
     assert done.stdout.strip() == repr(found)
 
 
-def test_several_processes_find_the_same_repetitions() -> None:
+@pytest.mark.parametrize("cores", [1, 3])
+def test_any_number_of_processes_and_threads_finds_the_same(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [" ".join(f"w{(7 * row * place) % (11 + row % 5)}" for place in range(40)) for row in range(3000)]
-    found = near_duplicates(texts, 0.5)
+    protected = [(f"test:{row}", text) for row, text in enumerate(texts[:2000])]
+    found, leaks = near_duplicates(texts, 0.5), contaminated(texts[1500:], protected, 0.8)
     assert len(found) > 100
-    assert near_duplicates(texts, 0.5, processes=2) == found
+    assert len(leaks) > 500
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert near_duplicates(texts, 0.5, processes=None) == found
+    assert contaminated(texts[1500:], protected, 0.8) == leaks
 
 
 def test_who_stops_reading_gets_no_traceback(tmp_path: Path) -> None:
