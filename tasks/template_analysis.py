@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jinja2 import nodes
 
-_MESSAGES, _LOOP = "messages", "loop"
 _PLAIN_KEYS = ("role", "tool_calls")  # of a message; others may be anything, such as the method `items`
 _PLACES = ("first", "last", "index", "index0", "revindex", "revindex0", "length")  # of a loop; its `previtem` is a message
 
@@ -23,7 +22,7 @@ def prints_verbatim(template: str) -> bool:
         tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
     except TemplateSyntaxError:  # such as the tag `generation` of templates for training
         return False
-    targets = [loop.target for loop in tree.find_all(nodes.For) if _is_name(loop.iter, {_MESSAGES})]
+    targets = [loop.target for loop in tree.find_all(nodes.For) if _is_name(loop.iter, {"messages"})]
     return _harmless(tree, {target.name for target in targets if isinstance(target, nodes.Name)})
 
 
@@ -42,10 +41,12 @@ def _harmless(node: "nodes.Node", single: set[str], shown: bool = False) -> bool
             return _key(node) in _PLAIN_KEYS or (shown and _key(node) == "content")
         case nodes.Getattr(node=nodes.Name(name="loop")):
             return node.attr in _PLACES
+        case nodes.Filter(name="length" | "count", node=nodes.Name(name="messages")):
+            return True
         case nodes.Name():
-            return node.name not in (_MESSAGES, _LOOP, *single)
+            return node.name not in ("messages", "loop", *single)
         case nodes.For():
-            over_messages = _is_name(node.iter, {_MESSAGES}) and isinstance(node.target, nodes.Name)
+            over_messages = _is_name(node.iter, {"messages"}) and isinstance(node.target, nodes.Name)
             read = [*([] if over_messages else [node.target, node.iter]), *([node.test] if node.test else [])]
             return not node.recursive and all(_harmless(part, single) for part in (*read, *node.body, *node.else_))
         case nodes.If():
@@ -64,7 +65,7 @@ def _is_message(node: "nodes.Node", single: set[str]) -> bool:
     """A variable that holds a message, or one of `messages` by its place."""
     from jinja2 import nodes
 
-    if isinstance(node, nodes.Getitem) and _is_name(node.node, {_MESSAGES}):
+    if isinstance(node, nodes.Getitem) and _is_name(node.node, {"messages"}):
         return not isinstance(node.arg, nodes.Slice) and _harmless(node.arg, single)
     return _is_name(node, single)
 

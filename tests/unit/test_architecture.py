@@ -39,6 +39,7 @@ COMMON = {
     "dvc_repo",
     "guidelines",
     "chat",
+    "template_analysis",
     "environment",
 }
 PURE = {
