@@ -14,7 +14,7 @@ _COLUMNS = {
     "topic, category, priority, must_say": "what the guidelines say of the last reply; empty without guidelines",
     "replay": "whether it is a general conversation, to train on against forgetting",
     "group, cluster": "what rows of one split have in common",
-    "prompt_hash, content_hash, text": "what rows are compared by: normalised hashes and text",
+    "prompt_hash, content_hash": "what rows are compared by: hashes of the normalised messages",
     "roles, last_role, n_messages, n_user_turns, n_tokens, reply_words": "what expectations are stated on",
 }
 

@@ -50,9 +50,9 @@ def prepare(
 ) -> PreparedDataset:
     """Write {train,eval,test}.parquet, dropped.jsonl, conflicts.jsonl and a dataset card below `target`, then the record.
 
-    Each split has the columns of the accepted rows and `cluster`, what decides its split (see `cluster_of`). Of rows that repeat
-    each other the first of the test split stays, else of the eval split, else of the train split, so that what is dropped is what
-    could leak. Keys and normalised texts of all rows are in memory, tokens are not.
+    Each split has the columns of the accepted rows but `text`, and `cluster`, what decides its split (see `cluster_of`). Of rows
+    that repeat each other the first of the test split stays, else of the eval split, else of the train split, so that what is
+    dropped is what could leak. Keys and normalised texts of all rows are in memory, tokens are not.
 
     Args:
         section: The parameters.
@@ -175,16 +175,17 @@ def _write_splits(
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(accepted)
+    columns = [name for name in file.schema_arrow.names if name != "text"]
     cluster = pa.field("cluster", pa.string(), nullable=False)
 
     def parts(group: int) -> dict[str, pa.Table]:
         """The rows of each split in one row group."""
-        table = pq.ParquetFile(accepted).read_row_group(group)
+        table = pq.ParquetFile(accepted).read_row_group(group, columns)
         here = slice(group * ROW_GROUP, group * ROW_GROUP + table.num_rows)
         table = table.append_column(cluster, pa.array(clusters[here], pa.string()))
         return {name: table.filter(pa.array([place == name for place in places[here]])) for name in SPLITS}
 
-    schema = file.schema_arrow.append(cluster)
+    schema = pa.schema([*map(file.schema_arrow.field, columns), cluster])
     totals = {name: _Totals() for name in SPLITS}
     with ExitStack() as stack:
         writers = {name: stack.enter_context(TableWriter(target / f"{name}.parquet", schema)) for name in SPLITS}
