@@ -60,7 +60,7 @@ def near_duplicates(texts: Iterable[str], threshold: float, processes: int | Non
     first 8 and with those that share the next bands too, like in an LSH forest (Bawa, Condie, Ganesan 2005), and the 4 likeliest
     are verified. There alone pairs near the threshold can be missed.
 
-    Memory: the texts, and at a threshold of 0.8 for each row 294 bytes of signature, and 16 bytes for each bucket that it shares
+    Memory: the texts, and at a threshold of 0.8 for each row 294 bytes of signature, and 8 bytes for each bucket that it shares
     with another one.
 
     `processes`, as in `tasks.parallel.map_ordered`, make the signatures.
@@ -160,14 +160,14 @@ def _shared(keys: "Array", band: int) -> list[tuple["Array", "Array"]]:
     """
     import numpy as np
 
-    members, prefix = np.arange(keys.shape[1]), keys[band]
+    members, prefix = np.arange(keys.shape[1], dtype=np.int32), keys[band]
     found = []
     for depth in range(_DEPTHS):
         order = np.argsort(prefix, kind="stable")
         starts = np.flatnonzero(np.concatenate(([True], prefix[order][1:] != prefix[order][:-1])))
         sizes = np.diff(np.append(starts, len(order)))
         several = np.repeat(sizes > 1, sizes)
-        found.append((members[order[several]], np.repeat(np.arange((sizes > 1).sum()), sizes[sizes > 1])))
+        found.append((members[order[several]], np.repeat(np.arange((sizes > 1).sum(), dtype=np.int32), sizes[sizes > 1])))
         crowded = np.sort(order[np.repeat(sizes > _ROOM, sizes)])
         if not len(crowded):
             break
