@@ -8,6 +8,7 @@ from pathlib import Path
 from tasks.chat import Encoder, control_tokens, load_tokenizer, shows_tools
 from tasks.conversations import Accepted, Quarantined, Rules, judge_all
 from tasks.errors import DataError
+from tasks.fast_tokenizer import WORTHWHILE, FastTokenizer
 from tasks.guidelines import Rulebook, load_policy
 from tasks.params import Params
 from tasks.paths import Workspace
@@ -61,8 +62,10 @@ def check_files(paths: Sequence[Path], params: Params, workspace: Workspace) -> 
     tokenizer = load_tokenizer(workspace.base) if (workspace.base / "tokenizer.json").is_file() else None
     known = (Rulebook(guidelines), load_policy(workspace.root / guidelines.policy)) if guidelines else None
     rules = Rules(section, known, control_tokens(tokenizer) if tokenizer else (), tokenizer is None or shows_tools(tokenizer))
-    encoder = Encoder(tokenizer) if tokenizer else None
-    for path in _files(paths):
+    files = list(_files(paths))
+    large = sum(path.stat().st_size for path in files) > WORTHWHILE
+    encoder = Encoder(tokenizer, FastTokenizer.make(tokenizer) if large else None) if tokenizer else None
+    for path in files:
         found = FileCheck(str(path))
         of_file = rules.of(workspace.relative(path.resolve()))
         for verdict in counted(judge_all(_until_error(path, found), of_file, encoder), f"{path}: checked", sys.stderr):

@@ -17,6 +17,9 @@ _PROBES = (
     "👍🏽 👩‍👩‍👧 e\u0301 \u200b\u00a0\u3000 \u2028" + "a" * 300 + "\n" * 5,
 )
 
+WORTHWHILE = 2 << 20
+"""Bytes of raw files above which it takes less time to make one than it saves."""
+
 
 class FastTokenizer:
     """A byte-level BPE: its tokens are the bytes of a text, one after another, which tells where each of them stands."""

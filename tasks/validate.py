@@ -21,7 +21,7 @@ from tasks.chat import Encoder, control_tokens, load_tokenizer, shows_tools
 from tasks.conversations import Accepted, Quarantined, Rules, judge_all
 from tasks.errors import DataError
 from tasks.expectations import check, load_expectations
-from tasks.fast_tokenizer import FastTokenizer
+from tasks.fast_tokenizer import WORTHWHILE, FastTokenizer
 from tasks.files import hash_tree, sha256_file, sha256_json
 from tasks.guidelines import Policy, Rulebook, load_policy
 from tasks.parallel import map_ordered
@@ -109,12 +109,12 @@ def _judge(
     digests: dict[str, str],
 ) -> _Judged:
     """Write accepted.parquet and the quarantine, and for each file that was read to its end its sha256 into `digests`."""
-    judge = partial(_Worker, section, guidelines, policy, workspace.base)
-    processes = 1 if sum(path.stat().st_size for path in paths) <= SMALL else None
+    size = sum(path.stat().st_size for path in paths)
+    judge = partial(_Worker, section, guidelines, policy, workspace.base, fast=size > WORTHWHILE)
     masked: Counter[str] = Counter()
     progress = Progress("validated")
     with Quarantine(workspace.quarantine) as quarantine, TableWriter(workspace.accepted, schema()) as accepted:
-        for chunk in map_ordered(judge, _chunks(workspace, paths, digests), processes):
+        for chunk in map_ordered(judge, _chunks(workspace, paths, digests), 1 if size <= SMALL else None):
             quarantine.add(chunk.quarantined)
             accepted.write(chunk.accepted)
             masked.update(chunk.masked)
@@ -142,11 +142,13 @@ class _Chunk:
 class _Worker:
     """Judges chunks of lines in one process; lines that are quarantined already pass through."""
 
-    def __init__(self, section: Validate, guidelines: Guidelines | None, policy: Policy | None, base: Path) -> None:
+    def __init__(
+        self, section: Validate, guidelines: Guidelines | None, policy: Policy | None, base: Path, *, fast: bool
+    ) -> None:
         tokenizer = load_tokenizer(base)
         known = (Rulebook(guidelines), policy) if guidelines and policy else None
         self._rules = Rules(section, known, control_tokens(tokenizer), shows_tools(tokenizer))
-        self._encoder = Encoder(tokenizer, FastTokenizer.make(tokenizer))
+        self._encoder = Encoder(tokenizer, FastTokenizer.make(tokenizer) if fast else None)
 
     def __call__(self, lines: list[RawLine | Quarantined]) -> _Chunk:
         accepted: list[Accepted] = []

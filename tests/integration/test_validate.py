@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tasks import data_check
 from tasks.chat import Encoder, control_tokens, conversation, load_tokenizer, shows_tools
 from tasks.errors import BaseModelError, ChatTemplateError, DataError, StageInputError
 from tasks.fast_tokenizer import FastTokenizer
@@ -380,6 +381,7 @@ def test_several_processes_leave_the_same_bytes_as_one(
     from tasks import validate as stage
 
     monkeypatch.setattr(stage, "SMALL", 0)
+    monkeypatch.setattr(stage, "WORTHWHILE", 0)
     monkeypatch.setattr(stage, "CHUNK", 50)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     workspace = make_workspace(tmp_path / "several", base)
@@ -475,3 +477,15 @@ def test_tools_are_shown_by_a_template_that_shows_them_only(base: Path) -> None:
     (tokens,) = Encoder(tokenizer)([messages], [tools])  # type: ignore[list-item]
     trained = tokenizer.decode([label for label in tokens["labels"] if label != -100])
     assert trained == f"{json.dumps(function)}<|im_end|>Soon.<|im_end|>"
+
+
+def test_a_check_of_large_files_tells_what_one_of_small_ones_does(
+    default_run: tuple[Workspace, ValidationReport], params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, report = default_run
+    found = []
+    for least in (1 << 30, 0):
+        monkeypatch.setattr(data_check, "WORTHWHILE", least)
+        found.append(list(data_check.check_files([workspace.data / "raw"], params, workspace)))
+    assert sum(file.usable for file in found[0]) == report.n_accepted
+    assert found[0] == found[1]
