@@ -137,6 +137,11 @@ def _check_usable(folder: Path, source: str) -> None:
         raise BaseModelError(
             f"base {source}: the tokenizer has no chat template; take an instruction-tuned model, or set base.chat_template"
         )
+    if not isinstance(tokenizer.chat_template, str):
+        raise BaseModelError(
+            f"base {source}: the tokenizer has several chat templates ({', '.join(tokenizer.chat_template)}); write the one to "
+            "train with into a file and name that as base.chat_template"
+        )
 
 
 def _count_parameters(weights: Path) -> int:

@@ -3,7 +3,7 @@
     .venv/bin/python tests/benchmarks/scoring.py
 
 Both are whole processes, from start to results on disk. The stage's target suite is one reply of one token, so that both score
-the same 900 items. Needs data/base (`python -m tasks.base`).
+the same 900 items, in the number format that Refit takes on this machine. Needs data/base (`python -m tasks.base`).
 """
 
 import os
@@ -59,15 +59,22 @@ def main() -> None:
         workspace = make_workspace(Path(name))
         section = load_params(workspace.params).evaluate
         ours = [sys.executable, "-m", "tasks.evaluate", "base"]
+        first = seconds(ours, workspace.root)
+        report = EvalReport.read(workspace.record("evaluate@base"))
         peer = [
             *(sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", "refit_general", "--device", "cpu"),
-            *("--model_args", "pretrained=data/base,dtype=float32", "--batch_size", str(section.loglikelihood_batch_size)),
+            *(
+                "--model_args",
+                f"pretrained=data/base,dtype={report.dtype}",
+                "--batch_size",
+                str(section.loglikelihood_batch_size),
+            ),
             *("--include_path", "data/eval", "--output_path", "results", "--log_samples"),
         ]
-        pairs = [(seconds(ours, workspace.root), seconds(peer, workspace.root)) for _ in range(ROUNDS)]
-        report = EvalReport.read(workspace.record("evaluate@base"))
+        peers = [seconds(peer, workspace.root) for _ in range(ROUNDS)]
+        own = [first, *(seconds(ours, workspace.root) for _ in range(ROUNDS - 1))]
         items = sum(task.n_items for task in report.tasks)
-        refit, lm_eval = (statistics.median(column) for column in zip(*pairs, strict=True))
+        refit, lm_eval = statistics.median(own), statistics.median(peers)
         print(
             f"{items} items in {report.dtype}, median of {ROUNDS}: refit {items / refit:.1f} items/s, lm_eval "
             f"{items / lm_eval:.1f} items/s, ratio {lm_eval / refit:.2f}"

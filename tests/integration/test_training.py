@@ -667,6 +667,26 @@ def test_a_template_is_shown_with_what_it_would_train(tiny_base: Path, tmp_path:
     assert "".join(text for text, _ in only) == "".join(text for text, _ in pieces)
 
 
+def test_a_base_model_with_several_chat_templates_must_be_told_which(tiny_base: Path, tmp_path: Path) -> None:
+    """The saved model has one, and whoever downloads it could not tell which of them it was trained with."""
+    from tasks.base import fetch_base
+    from tasks.errors import BaseModelError
+    from tasks.files import sha256_file
+    from tasks.sections import FolderBase, TemplateFile
+
+    source = Path(shutil.copytree(tiny_base, tmp_path / "source"))
+    template = Path(shutil.move(source / "chat_template.jinja", tmp_path / "one.jinja"))
+    config = json.loads((source / "tokenizer_config.json").read_text())
+    config["chat_template"] = [{"name": name, "template": template.read_text()} for name in ("default", "tool_use")]
+    (source / "tokenizer_config.json").write_text(json.dumps(config))
+    section = FolderBase(source="folder", path=str(source), sha256=sha256_file(source / "model.safetensors"), chat_template=None)
+    with pytest.raises(BaseModelError, match=r"has several chat templates \(default, tool_use\); .*base\.chat_template"):
+        fetch_base(section, tmp_path / "base", tmp_path / "base.json")
+    chosen = TemplateFile(file=str(template), sha256=sha256_file(template))
+    fetch_base(section.model_copy(update={"chat_template": chosen}), tmp_path / "base", tmp_path / "base.json")
+    assert load_tokenizer(tmp_path / "base").chat_template == template.read_text()
+
+
 def test_a_base_model_in_shards_is_the_same_model(tiny_base: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
