@@ -75,7 +75,7 @@ def read_server_status(api: str, name: str) -> ServerStatus:
     def ask(states: Sequence[StateType], sort: FlowRunSort) -> "list[FlowRun]":
         return client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=["retrain"])),
-            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[name, "retrain"])),
+            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[name])),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))),
             sort=sort,
             limit=_RUNS,

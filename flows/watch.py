@@ -39,7 +39,7 @@ _LOG = logging.getLogger("prefect.refit")
 def watch(
     quiet_seconds: Annotated[float, Field(ge=0)] = 30,
     min_new_rows: Annotated[int, Field(ge=0)] = 0,
-    deployment: str = "retrain/retrain",
+    deployment: str | None = None,
     workspace: str = ".",
 ) -> State[Any]:
     """Look at the raw data once, and at the runs that crashed or were missed.
@@ -47,11 +47,13 @@ def watch(
     Args:
         quiet_seconds: Without a change, before a version counts; the next look tells it.
         min_new_rows: A version with fewer rows more than the last one waits for others.
-        deployment: Whose last run starts again if its process died; of its runs that the clock missed one is left.
+        deployment: Whose last run starts again if its process died; of its runs that the clock missed one is left. Default:
+            retrain/NAME, as `refit deploy` names that of the model.
         workspace: Folder with params.yaml, dvc.yaml and data/.
     """
-    found = Watch(Workspace.find(Path(workspace)), quiet_seconds, min_new_rows)
-    found.look_at_runs(deployment)
+    place = Workspace.find(Path(workspace))
+    found = Watch(place, quiet_seconds, min_new_rows)
+    found.look_at_runs(deployment or f"retrain/{load_params(place.params).push.name}")
     if flow_run.deployment_id:
         with get_client(sync_client=True) as client:
             drop_missed(client, UUID(flow_run.deployment_id), keep=0)  # of this deployment: this look does for all

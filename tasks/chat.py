@@ -153,7 +153,7 @@ class Encoder:
                 return laid
             return _Text(rendered[at], _assistant_spans(conversations[at], tools[at], rendered[at], self._tokenizer))
 
-        return list(map(certain, range(len(laid_out)), laid_out))
+        return [certain(at, laid) for at, laid in enumerate(laid_out)]
 
     def _laid_out(self, messages: Sequence[Message], tools: Tools) -> _Text | None:
         """What it is if the template prints the contents as they are; None where that is not to be told by roles."""

@@ -105,7 +105,7 @@ def test_a_run_of_a_lost_worker_is_seen_dead_and_finished_by_another(
             "PREFECT_WORKER_QUERY_SECONDS": "1",
         }
         execute(make_workspace("clone", **told), env, "flows.cli", "deploy", "--file", str(REPO / "deployments" / "prefect.yaml"))
-        deployment = client.read_deployment_by_name("retrain/retrain").id
+        deployment = client.read_deployment_by_name("retrain/quillmere-support").id
         run = client.create_flow_run_from_deployment(deployment, parameters={"reason": "by hand"}).id
 
         with worker(workspace, env, tmp_path / "first.log") as lost:
