@@ -51,9 +51,8 @@ def watch(
             retrain/NAME, as `refit deploy` names that of the model.
         workspace: Folder with params.yaml, dvc.yaml and data/.
     """
-    place = Workspace.find(Path(workspace))
-    found = Watch(place, quiet_seconds, min_new_rows)
-    found.look_at_runs(deployment or f"retrain/{load_params(place.params).push.name}")
+    found = Watch(Workspace.find(Path(workspace)), quiet_seconds, min_new_rows)
+    found.look_at_runs(deployment or f"retrain/{found.name}")
     if flow_run.deployment_id:
         with get_client(sync_client=True) as client:
             drop_missed(client, UUID(flow_run.deployment_id), keep=0)  # of this deployment: this look does for all
@@ -84,7 +83,7 @@ class Watch:
         params = load_params(self._place.params)
         if self._raw == (raw := params.validation.raw):
             return
-        self._name = params.push.name
+        self.name = params.push.name
         self.folder = self._place.root / raw
         self._source = DataSource(self._place, self.folder)
         self._data: DataWatch = watch_of(self._place, raw, self._quiet_seconds, self._min_new_rows)
@@ -116,7 +115,7 @@ class Watch:
         change = self._data.look()
         if change is None:
             return None
-        event_id = uuid5(NAMESPACE_URL, f"refit:{self._name}:{change.key}")
+        event_id = uuid5(NAMESPACE_URL, f"refit:{self.name}:{change.key}")
         payload = {
             "fingerprint": change.fingerprint,
             "rows": change.rows,
@@ -124,7 +123,7 @@ class Watch:
             "files": change.files,
             "summary": change.summary(),
         }
-        emit_event(event=EVENT, resource={"prefect.resource.id": resource(self._name)}, payload=payload, id=event_id)
+        emit_event(event=EVENT, resource={"prefect.resource.id": resource(self.name)}, payload=payload, id=event_id)
         if not _arrived(event_id):
             raise TransientError(
                 f"{EVENT}: the Prefect server did not take it within {_ARRIVAL_SECONDS} s; the next look tries again"

@@ -195,12 +195,13 @@ def _ngrams(texts: list[str]) -> tuple["Array", "Array"]:
     hashes, offsets = padded_windows(texts, "utf-8", "u1", NGRAM)
     inside = [hashes[start + NGRAM - 1 : end - NGRAM + 1] for start, end in pairwise(offsets.tolist())]
     sizes = np.diff(offsets) - 2 * (NGRAM - 1)
+    starts = np.cumsum(sizes) - sizes
     for ngrams in inside:
         ngrams.sort()
     flat = np.concatenate(inside)
     first = np.append(True, flat[1:] != flat[:-1])
-    first[np.cumsum(sizes)[:-1]] = True
-    return flat[first], np.add.reduceat(first, np.cumsum(sizes) - sizes, dtype=np.int64)
+    first[starts] = True
+    return flat[first], np.add.reduceat(first, starts, dtype=np.int64)
 
 
 def _frequency(texts: list[str]) -> "Array":

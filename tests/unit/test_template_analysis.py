@@ -121,14 +121,15 @@ PIECES = [
     "{{ m.role ~ m.content }}",
     "{% if m.content %}a{% endif %}",
     "{{ not m.content }}",
-]
-PIECES += [
     "{{ m.content and 'b' }}",
     "{{ m.content or m.role }}",
     "{{ (m.content + 'c') ~ loop.index }}",
     "{{ messages[0].content }}",
+    "{{ m.content if loop.last else m.role }}",
+    "{{ 'd' if m.content else 'e' }}",
+    "{% set m = 'f' %}{{ m }}",
+    "text",
 ]
-PIECES += ["{{ m.content if loop.last else m.role }}", "{{ 'd' if m.content else 'e' }}", "{% set m = 'f' %}{{ m }}", "text"]
 MARKS = ["\ue000", "\ue001"]  # contents that are nothing else
 
 
